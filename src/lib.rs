@@ -1,0 +1,1 @@
+//! Headwater: a reverse proxy on Pingora that makes HTTP streams durable.
