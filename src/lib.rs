@@ -1,6 +1,8 @@
 //! Headwater: a reverse proxy on Pingora that makes HTTP streams durable.
 
 pub mod clock;
+pub mod config;
 pub mod frame;
+pub mod limits;
 pub mod types;
 pub mod units;

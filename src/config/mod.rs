@@ -1,0 +1,412 @@
+//! The configuration: its types, what each setting means, and the defaults.
+//!
+//! The doc comments of the fields are also the descriptions in `conf/headwater.schema.json` and in
+//! the reference of `docs/configuration.md`, so they speak to the person who writes the file.
+
+mod check;
+mod check_sites;
+mod de;
+mod environment;
+mod listen;
+mod load;
+mod problem;
+pub mod schema;
+mod suggest;
+mod tree;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize};
+
+pub use crate::limits::Limits;
+pub use environment::{Environment, OVERRIDE_PREFIX};
+pub use listen::{Listen, ListenError};
+pub use load::{AdminFlag, DevFlags};
+pub use problem::{ConfigError, Place, Problem, Problems};
+
+use crate::units::{self, DurationText, SizeText};
+
+/// Everything that Headwater can be told. A relative path anywhere in it starts at the directory in
+/// which the server is started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(title = "Configuration of Headwater")]
+pub struct Config {
+    /// The directory of the database. It is created when it is missing; one server at a time can
+    /// have it open.
+    pub data_dir: PathBuf,
+
+    /// Where health, readiness and metrics are answered. Without it they are not. Keep it away from
+    /// the public: it asks for no authentication.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Listen")]
+    pub admin: Option<Listen>,
+
+    /// The number of threads that serve requests. Without it, one for each core.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "usize", range(min = 1))]
+    pub threads: Option<usize>,
+
+    /// How long a stop may take: appends in flight finish, live readers are ended, the database is
+    /// closed. What remains after that is cut off.
+    #[serde(with = "units::duration")]
+    #[schemars(with = "DurationText")]
+    pub shutdown_timeout: Duration,
+
+    /// How the log keeps streams on disk and in memory.
+    pub log: LogConfig,
+
+    /// What clients may take.
+    pub limits: Limits,
+
+    /// What the server writes about itself, on standard error.
+    pub logging: Logging,
+
+    /// Where to listen, and what to serve there.
+    pub site: Vec<Site>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("./data"),
+            admin: None,
+            threads: None,
+            shutdown_timeout: Duration::from_secs(10),
+            log: LogConfig::default(),
+            limits: Limits::default(),
+            logging: Logging::default(),
+            site: Vec::new(),
+        }
+    }
+}
+
+/// How the log keeps streams on disk and in memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    /// What an acknowledged append survives.
+    pub durability: Durability,
+
+    /// How large a piece of a stream is when it is packed. A packed piece never changes, and one
+    /// catch-up answer carries at most one.
+    #[serde(with = "units::size")]
+    #[schemars(with = "SizeText")]
+    pub segment_bytes: u64,
+
+    /// The most bytes that wait to be written to disk. Appends beyond it wait for room.
+    #[serde(with = "units::size")]
+    #[schemars(with = "SizeText")]
+    pub queue_bytes_max: u64,
+
+    /// The most operations that wait to be written to disk. Further ones wait for room.
+    #[schemars(range(min = 1))]
+    pub queue_ops_max: usize,
+
+    /// The memory for answers to catch-up reads that were already made once.
+    #[serde(with = "units::size")]
+    #[schemars(with = "SizeText")]
+    pub cache_bytes: u64,
+
+    /// The memory for the latest messages of the streams in use, from which live readers are
+    /// answered.
+    #[serde(with = "units::size")]
+    #[schemars(with = "SizeText")]
+    pub hot_bytes_max: u64,
+
+    /// The most streams whose state is kept in memory. The others are loaded when they are used.
+    #[schemars(range(min = 1))]
+    pub streams_in_memory_max: usize,
+
+    /// The memory for blocks that were read from the database.
+    #[serde(with = "units::size")]
+    #[schemars(with = "SizeText")]
+    pub block_cache_bytes: u64,
+
+    /// How much the database gathers in memory before it writes a sorted file. The same data is
+    /// already safe in its write-ahead log.
+    #[serde(with = "units::size")]
+    #[schemars(with = "SizeText")]
+    pub memtable_bytes: u64,
+
+    /// How often streams whose time is over are removed from the disk. For clients they are gone on
+    /// time, whatever this says.
+    #[serde(with = "units::duration")]
+    #[schemars(with = "DurationText")]
+    pub expiry_interval: Duration,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            durability: Durability::Sync,
+            segment_bytes: 4 << 20,
+            queue_bytes_max: 64 << 20,
+            queue_ops_max: 65_536,
+            cache_bytes: 64 << 20,
+            hot_bytes_max: 128 << 20,
+            streams_in_memory_max: 100_000,
+            block_cache_bytes: 32 << 20,
+            memtable_bytes: 16 << 20,
+            expiry_interval: Duration::from_secs(1),
+        }
+    }
+}
+
+/// What an acknowledged append survives.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema, clap::ValueEnum,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Durability {
+    /// A loss of power: it is synced to disk before it is acknowledged.
+    #[default]
+    Sync,
+    /// A crash of the server, but not of the machine: it is with the operating system.
+    Os,
+}
+
+/// What the server writes about itself, on standard error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Logging {
+    /// How a line is written.
+    pub format: LogFormat,
+
+    /// The least level that is written (`error`, `warn`, `info`, `debug` or `trace`), or several
+    /// directives by module, such as `info,headwater::log=debug`.
+    pub level: String,
+
+    /// Whether each request is written down when it ends.
+    pub access: bool,
+}
+
+impl Default for Logging {
+    fn default() -> Self {
+        Self {
+            format: LogFormat::Human,
+            level: "info".to_owned(),
+            access: true,
+        }
+    }
+}
+
+/// How a line of the server's own log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// Text for people.
+    #[default]
+    Human,
+    /// One JSON object on each line, for machines.
+    Json,
+}
+
+/// Some addresses and host names, and what is served there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Site {
+    /// The addresses to listen at. Two sites may share one when their hosts differ and both, or
+    /// neither, use TLS.
+    #[schemars(length(min = 1))]
+    pub listen: Vec<Listen>,
+
+    /// The host names that this site answers to, without a port; `*.example.com` is every name
+    /// below `example.com`. None: any host. The more exact name wins where several sites share an
+    /// address.
+    #[serde(default, deserialize_with = "lower_case")]
+    pub hosts: Vec<String>,
+
+    /// How connections are encrypted. Without it they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Tls")]
+    pub tls: Option<Tls>,
+
+    /// What is served under which path.
+    #[schemars(length(min = 1))]
+    pub route: Vec<Route>,
+}
+
+// Host names are compared without regard to case, so one spelling is kept.
+fn lower_case<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let hosts = Vec::<String>::deserialize(deserializer)?;
+    Ok(hosts.iter().map(|host| host.to_ascii_lowercase()).collect())
+}
+
+/// How connections are encrypted: TLS 1.2 and 1.3, with HTTP/2 and HTTP/1.1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// The certificates. The one whose names fit the host that the client asks for is used; the
+    /// first, when none does.
+    #[schemars(length(min = 1))]
+    pub certificates: Vec<Certificate>,
+}
+
+/// One certificate with its key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Certificate {
+    /// The PEM file of the certificate, followed by its intermediate certificates.
+    pub cert: PathBuf,
+
+    /// The PEM file of the private key.
+    pub key: PathBuf,
+}
+
+/// A path and what is served there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "RouteForm", into = "RouteForm")]
+pub struct Route {
+    /// The path: exact, or, ending in `/*`, everything below it.
+    pub path: String,
+
+    /// What is served there.
+    pub kind: RouteKind,
+}
+
+/// What a route does. In the file, a route has exactly one key that names its kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RouteKind {
+    /// Streams from this server's own log.
+    Streams(Streams),
+}
+
+/// A path and what is served there. A route has, besides `path`, exactly one key that says what it
+/// does.
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(extend("oneOf" = [{ "required": ["streams"] }]))]
+struct RouteForm {
+    /// The path: exact, or, ending in `/*`, everything below it. An exact path wins over a pattern,
+    /// and a longer pattern over a shorter one.
+    #[schemars(regex(pattern = r"^(/[^*]*(/\*)?|/\*)$"))]
+    path: String,
+
+    /// Serves the Durable Streams protocol from this server's own log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Streams")]
+    streams: Option<Streams>,
+}
+
+impl TryFrom<RouteForm> for Route {
+    type Error = String;
+
+    fn try_from(form: RouteForm) -> Result<Self, String> {
+        let kind = form.streams.map(RouteKind::Streams).ok_or_else(|| {
+            format!(
+                "the route `{}` does not say what it serves; add `streams = {{}}`",
+                form.path
+            )
+        })?;
+        Ok(Self {
+            path: form.path,
+            kind,
+        })
+    }
+}
+
+impl From<Route> for RouteForm {
+    fn from(route: Route) -> Self {
+        let RouteKind::Streams(streams) = route.kind;
+        Self {
+            path: route.path,
+            streams: Some(streams),
+        }
+    }
+}
+
+// By hand, because the form carries the keys and their descriptions.
+impl JsonSchema for Route {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Route".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        RouteForm::json_schema(generator)
+    }
+}
+
+/// Streams from this server's own log, by the Durable Streams protocol.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Streams {
+    /// Which streams these are. Routes with the same namespace serve the same streams; in another
+    /// namespace, the same path is another stream.
+    #[schemars(regex(pattern = r"^([A-Za-z0-9_-]{1,64})$"))]
+    pub namespace: String,
+
+    /// How long a long-poll waits for data before it is answered with 204.
+    #[serde(with = "units::duration")]
+    #[schemars(with = "DurationText")]
+    pub long_poll_timeout: Duration,
+
+    /// After how long an SSE connection is ended, so that its reader comes back and caches between
+    /// can join readers. At least 2s: clients take shorter connections for a failure.
+    #[serde(with = "units::duration")]
+    #[schemars(with = "DurationText")]
+    pub sse_recycle: Duration,
+
+    /// How often an SSE connection without data gets a comment, so that nothing between takes it
+    /// for dead. `0`: never.
+    #[serde(with = "units::duration")]
+    #[schemars(with = "DurationText")]
+    pub sse_heartbeat: Duration,
+
+    /// Who may keep copies of answers.
+    pub cache: CacheScope,
+
+    /// How long a copy of an answer that can never change may be kept.
+    #[serde(with = "units::duration")]
+    #[schemars(with = "DurationText")]
+    pub cache_max_age: Duration,
+
+    /// How long a copy of an answer that ends at the end of an open stream may be kept.
+    #[serde(with = "units::duration")]
+    #[schemars(with = "DurationText")]
+    pub tail_max_age: Duration,
+
+    /// For how much longer a cache may answer with such a copy while it asks again.
+    #[serde(with = "units::duration")]
+    #[schemars(with = "DurationText")]
+    pub stale_while_revalidate: Duration,
+
+    /// Whether pages of any origin may use these streams from a browser.
+    pub cors: bool,
+
+    /// The scheme and host as clients see them, such as `https://streams.example.com`, where
+    /// another proxy stands before this one. Without it, they are taken from the request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub base_url: Option<String>,
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self {
+            namespace: "default".to_owned(),
+            long_poll_timeout: Duration::from_secs(30),
+            sse_recycle: Duration::from_mins(1),
+            sse_heartbeat: Duration::from_secs(15),
+            cache: CacheScope::Public,
+            cache_max_age: Duration::from_hours(365 * 24),
+            tail_max_age: Duration::from_mins(1),
+            stale_while_revalidate: Duration::from_mins(5),
+            cors: true,
+            base_url: None,
+        }
+    }
+}
+
+/// Who may keep copies of answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CacheScope {
+    /// Any cache, such as a CDN, for all its users.
+    #[default]
+    Public,
+    /// Only the client's own cache.
+    Private,
+}

@@ -1,0 +1,101 @@
+//! Every cap on what clients can make the server hold or wait for, in one place.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::units::{self, DurationText, SizeText};
+
+/// What one client, or all of them together, may take. A request beyond a limit is refused with a
+/// clear error; none of these grows with the number of streams that exist.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// The largest request body. A larger one is drained and answered with 413.
+    #[serde(with = "units::size")]
+    #[schemars(with = "SizeText")]
+    pub body_bytes_max: u64,
+
+    /// The most memory that all request bodies being received may take together. Beyond it a new
+    /// body waits for room, and is answered with 503 when none comes within `queue_wait`.
+    #[serde(with = "units::size")]
+    #[schemars(with = "SizeText")]
+    pub bodies_in_flight_bytes_max: u64,
+
+    /// The longest path of a request. A longer one is answered with 414.
+    #[serde(with = "units::size")]
+    #[schemars(with = "SizeText")]
+    pub path_bytes_max: usize,
+
+    /// The most that the request line and headers of one request may take. More is answered with
+    /// 431.
+    #[serde(with = "units::size")]
+    #[schemars(with = "SizeText")]
+    pub header_bytes_max: usize,
+
+    /// The most idempotent producers that one stream remembers. A further one is refused, because
+    /// forgetting an old one could let a retry in twice.
+    #[schemars(range(min = 1))]
+    pub producers_per_stream_max: usize,
+
+    /// The most client connections at one time. Further ones are closed at once.
+    #[schemars(range(min = 1))]
+    pub connections_max: usize,
+
+    /// The most live readers (long-poll and SSE) at one time. Further ones are answered with 503
+    /// and `Retry-After`.
+    #[schemars(range(min = 1))]
+    pub live_readers_max: usize,
+
+    /// The longest wait for the next piece of a request body, after which the request is ended.
+    #[serde(with = "units::duration")]
+    #[schemars(with = "DurationText")]
+    pub body_timeout: Duration,
+
+    /// The longest wait for a client to take bytes of an answer, after which it is cut off.
+    #[serde(with = "units::duration")]
+    #[schemars(with = "DurationText")]
+    pub write_timeout: Duration,
+
+    /// How long a connection may stay open without a request.
+    #[serde(with = "units::duration")]
+    #[schemars(with = "DurationText")]
+    pub idle_timeout: Duration,
+
+    /// The longest wait for room in a full queue to the log, after which an append is answered with
+    /// 503 and `Retry-After`.
+    #[serde(with = "units::duration")]
+    #[schemars(with = "DurationText")]
+    pub queue_wait: Duration,
+
+    /// The most requests at one time on one HTTP/2 connection.
+    #[schemars(range(min = 1))]
+    pub h2_streams_max: usize,
+
+    /// How much a client may send ahead of what the server has taken, for each HTTP/2 connection and
+    /// each request on it.
+    #[serde(with = "units::size")]
+    #[schemars(with = "SizeText")]
+    pub h2_window_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body_bytes_max: 64 << 20,
+            bodies_in_flight_bytes_max: 256 << 20,
+            path_bytes_max: 1 << 10,
+            header_bytes_max: 32 << 10,
+            producers_per_stream_max: 100_000,
+            connections_max: 65_536,
+            live_readers_max: 50_000,
+            body_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_mins(1),
+            queue_wait: Duration::from_secs(5),
+            h2_streams_max: 128,
+            h2_window_bytes: 1 << 20,
+        }
+    }
+}
