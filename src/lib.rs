@@ -4,5 +4,6 @@ pub mod clock;
 pub mod config;
 pub mod frame;
 pub mod limits;
+pub mod observe;
 pub mod types;
 pub mod units;
