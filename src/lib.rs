@@ -5,5 +5,6 @@ pub mod config;
 pub mod frame;
 pub mod limits;
 pub mod observe;
+pub mod protocol;
 pub mod types;
 pub mod units;

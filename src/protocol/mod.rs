@@ -1,0 +1,9 @@
+//! The Durable Streams protocol as pure rules: requests to commands, outcomes to replies, the
+//! encodings of bodies. No IO, no async, and time is an argument.
+
+pub mod cursor;
+pub mod json;
+pub mod names;
+pub mod reply;
+pub mod request;
+pub mod sse;

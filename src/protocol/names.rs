@@ -1,0 +1,34 @@
+//! Names of header fields and query parameters.
+
+use http::HeaderName;
+
+macro_rules! headers {
+    ($($name:ident = $text:literal;)*) => {
+        $(pub const $name: HeaderName = HeaderName::from_static($text);)*
+    };
+}
+
+headers! {
+    STREAM_TTL = "stream-ttl";
+    STREAM_EXPIRES_AT = "stream-expires-at";
+    STREAM_SEQ = "stream-seq";
+    STREAM_CURSOR = "stream-cursor";
+    STREAM_NEXT_OFFSET = "stream-next-offset";
+    STREAM_UP_TO_DATE = "stream-up-to-date";
+    STREAM_CLOSED = "stream-closed";
+    STREAM_FORKED_FROM = "stream-forked-from";
+    STREAM_FORK_OFFSET = "stream-fork-offset";
+    STREAM_FORK_SUB_OFFSET = "stream-fork-sub-offset";
+    STREAM_SSE_DATA_ENCODING = "stream-sse-data-encoding";
+    PRODUCER_ID = "producer-id";
+    PRODUCER_EPOCH = "producer-epoch";
+    PRODUCER_SEQ = "producer-seq";
+    PRODUCER_EXPECTED_SEQ = "producer-expected-seq";
+    PRODUCER_RECEIVED_SEQ = "producer-received-seq";
+    CACHE_TAG = "cache-tag";
+    CROSS_ORIGIN_RESOURCE_POLICY = "cross-origin-resource-policy";
+}
+
+pub const OFFSET: &str = "offset";
+pub const LIVE: &str = "live";
+pub const CURSOR: &str = "cursor";

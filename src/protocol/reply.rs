@@ -1,0 +1,383 @@
+//! Outcomes to replies: status and headers. Bodies are described elsewhere.
+
+use super::names;
+use crate::config::{CacheScope, Streams};
+use crate::types::{Kind, Lifetime, Offset, Position, StreamMeta, StreamPath, UnixMs};
+use bytes::Bytes;
+use http::StatusCode;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+/// The first part of a reply.
+#[derive(Debug)]
+pub struct Head {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+}
+
+const TRUE: HeaderValue = HeaderValue::from_static("true");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
+const METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS";
+const REQUEST_HEADERS: &str = "Content-Type, Authorization, If-None-Match, Stream-Seq, Stream-TTL, \
+    Stream-Expires-At, Stream-Closed, Stream-Forked-From, Stream-Fork-Offset, \
+    Stream-Fork-Sub-Offset, Producer-Id, Producer-Epoch, Producer-Seq";
+
+/// Room for the headers of all replies, with those that the gateway adds.
+const HEADERS_EXPECTED: usize = 24;
+const HEADERS_FEW: usize = 12;
+
+impl Head {
+    /// A reply with the headers that every reply has (protocol, section 12.7).
+    pub fn new(status: StatusCode, cors: bool) -> Self {
+        Self::with_room(status, cors, HEADERS_EXPECTED)
+    }
+
+    /// A reply of a few headers.
+    pub fn lean(status: StatusCode, cors: bool) -> Self {
+        Self::with_room(status, cors, HEADERS_FEW)
+    }
+
+    fn with_room(status: StatusCode, cors: bool, headers: usize) -> Self {
+        let mut headers = HeaderMap::with_capacity(headers);
+        headers.insert(
+            header::X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
+        );
+        headers.insert(
+            names::CROSS_ORIGIN_RESOURCE_POLICY,
+            HeaderValue::from_static("cross-origin"),
+        );
+        if cors {
+            headers.insert(
+                header::ACCESS_CONTROL_ALLOW_ORIGIN,
+                HeaderValue::from_static("*"),
+            );
+            headers.insert(
+                header::ACCESS_CONTROL_EXPOSE_HEADERS,
+                // All of them: nothing here is read with credentials.
+                HeaderValue::from_static("*"),
+            );
+        }
+        Self { status, headers }
+    }
+
+    /// The answer to OPTIONS: what a browser asks before it sends something unusual.
+    pub fn preflight(cors: bool) -> Self {
+        let mut head = Self::new(StatusCode::NO_CONTENT, cors);
+        head.set(header::ALLOW, HeaderValue::from_static(METHODS));
+        if cors {
+            let methods = HeaderValue::from_static(METHODS);
+            head.set(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
+            let allowed = HeaderValue::from_static(REQUEST_HEADERS);
+            head.set(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+            let seconds = HeaderValue::from_static("86400");
+            head.set(header::ACCESS_CONTROL_MAX_AGE, seconds);
+        }
+        head
+    }
+
+    pub fn set(&mut self, name: HeaderName, value: HeaderValue) {
+        self.headers.insert(name, value);
+    }
+
+    /// Sets a header to text that was made for it.
+    pub fn set_string(&mut self, name: HeaderName, text: String) {
+        if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(text)) {
+            self.headers.insert(name, value);
+        }
+    }
+
+    /// Sets a header whose text is made from numbers, or was a header before.
+    pub fn set_text(&mut self, name: HeaderName, text: &str) {
+        if let Ok(value) = HeaderValue::from_str(text) {
+            self.headers.insert(name, value);
+        }
+    }
+
+    pub fn set_number(&mut self, name: HeaderName, number: u64) {
+        self.headers.insert(name, HeaderValue::from(number));
+    }
+
+    pub fn set_next_offset(&mut self, position: Position) {
+        self.set_text(
+            names::STREAM_NEXT_OFFSET,
+            Offset(position).to_text().as_str(),
+        );
+    }
+
+    pub fn set_closed(&mut self, closed: bool) {
+        if closed {
+            self.set(names::STREAM_CLOSED, TRUE);
+        }
+    }
+
+    pub fn set_up_to_date(&mut self, up_to_date: bool) {
+        if up_to_date {
+            self.set(names::STREAM_UP_TO_DATE, TRUE);
+        }
+    }
+
+    pub fn set_no_store(&mut self) {
+        self.set(header::CACHE_CONTROL, NO_STORE);
+    }
+
+    /// `Stream-TTL` or `Stream-Expires-At`, if the stream has one.
+    pub fn set_lifetime(&mut self, lifetime: Lifetime) {
+        match lifetime {
+            Lifetime::Unlimited => {}
+            Lifetime::Ttl { seconds } => self.set_number(names::STREAM_TTL, seconds),
+            Lifetime::Until { at_ms } => {
+                self.set_text(names::STREAM_EXPIRES_AT, &rfc3339(at_ms));
+            }
+        }
+    }
+
+    /// The tag by which a cache finds all answers of a stream.
+    pub fn set_cache_tag(&mut self, path: &StreamPath) {
+        self.set_string(names::CACHE_TAG, cache_tag(path));
+    }
+}
+
+/// Everything that cannot be part of a cache tag as it is.
+const NOT_IN_TAGS: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'/');
+
+/// `stream:namespace/path`, percent-encoded but for `/`.
+pub fn cache_tag(path: &StreamPath) -> String {
+    let mut tag = String::with_capacity("stream:/".len() + path.key().len());
+    tag.push_str("stream:");
+    tag.extend(utf8_percent_encode(path.namespace(), NOT_IN_TAGS));
+    tag.push('/');
+    tag.extend(utf8_percent_encode(path.path(), NOT_IN_TAGS));
+    tag
+}
+
+fn rfc3339(at_ms: UnixMs) -> String {
+    i64::try_from(at_ms)
+        .ok()
+        .and_then(chrono::DateTime::from_timestamp_millis)
+        .map(|time| time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true))
+        .unwrap_or_default()
+}
+
+/// How long an answer may be kept (protocol, section 10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// It will never differ.
+    Fixed,
+    /// It ends at the tail of an open stream.
+    Tail,
+    /// It says only that there is nothing yet.
+    Nothing,
+}
+
+/// How a route lets answers be kept, with the values of streams that never end made beforehand.
+#[derive(Debug)]
+pub struct CachePolicy {
+    scope: &'static str,
+    fixed_seconds: u64,
+    tail_seconds: u64,
+    stale_seconds: u64,
+    fixed: HeaderValue,
+    tail: HeaderValue,
+}
+
+impl CachePolicy {
+    pub fn new(route: &Streams) -> Self {
+        let mut policy = Self {
+            scope: match route.cache {
+                CacheScope::Public => "public",
+                CacheScope::Private => "private",
+            },
+            fixed_seconds: route.cache_max_age.as_secs(),
+            tail_seconds: route.tail_max_age.as_secs(),
+            stale_seconds: route.stale_while_revalidate.as_secs(),
+            fixed: NO_STORE,
+            tail: NO_STORE,
+        };
+        policy.fixed = policy.value(Freshness::Fixed, u64::MAX);
+        policy.tail = policy.value(Freshness::Tail, u64::MAX);
+        policy
+    }
+
+    /// `Cache-Control` of an answer of a stream that ends in `remaining_ms`, if it ends.
+    pub fn cache_control(&self, freshness: Freshness, remaining_ms: Option<u64>) -> HeaderValue {
+        match (freshness, remaining_ms) {
+            (Freshness::Nothing, _) => NO_STORE,
+            (Freshness::Fixed, None) => self.fixed.clone(),
+            (Freshness::Tail, None) => self.tail.clone(),
+            (_, Some(remaining_ms)) => self.value(freshness, remaining_ms / 1000),
+        }
+    }
+
+    fn value(&self, freshness: Freshness, remaining_seconds: u64) -> HeaderValue {
+        let scope = self.scope;
+        let text = match freshness {
+            Freshness::Nothing => return NO_STORE,
+            Freshness::Fixed => {
+                let age = self.fixed_seconds.min(remaining_seconds);
+                format!("{scope}, max-age={age}, immutable")
+            }
+            Freshness::Tail => {
+                let age = self.tail_seconds.min(remaining_seconds);
+                let stale = self.stale_seconds.min(remaining_seconds - age);
+                format!("{scope}, max-age={age}, stale-while-revalidate={stale}")
+            }
+        };
+        HeaderValue::try_from(text).unwrap_or(NO_STORE)
+    }
+}
+
+/// The entity tag of an answer: the stream's own number, so that a stream that was deleted and
+/// created again differs, the range, and what the answer says of the end.
+pub fn etag(meta: &StreamMeta, from: Position, to: Position, end: EndState) -> String {
+    let mut tag = String::with_capacity(ETAG_BYTES_EXPECTED);
+    tag.push('"');
+    for (number, separator) in [(meta.id, ':'), (from, ':'), (to, '"')] {
+        push_number(&mut tag, number);
+        tag.push(separator);
+    }
+    let letter = match end {
+        EndState::More => return tag,
+        EndState::UpToDate => ":t\"",
+        EndState::Closed => ":c\"",
+    };
+    tag.pop();
+    tag.push_str(letter);
+    tag
+}
+
+const ETAG_BYTES_EXPECTED: usize = 48;
+
+/// Decimal digits, without the machinery of formatting: this is done for every read.
+fn push_number(text: &mut String, mut number: u64) {
+    let mut digits = [0u8; 20];
+    let mut begin = digits.len();
+    loop {
+        begin -= 1;
+        digits[begin] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    text.extend(digits[begin..].iter().map(|digit| char::from(*digit)));
+}
+
+/// What follows an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndState {
+    More,
+    /// Nothing yet: the stream is open.
+    UpToDate,
+    /// Nothing ever.
+    Closed,
+}
+
+/// Whether an `If-None-Match` names this tag (RFC 9110, section 13.1.2).
+pub fn matches_etag(if_none_match: &str, etag: &str) -> bool {
+    if_none_match.split(',').any(|candidate| {
+        let candidate = candidate.trim();
+        candidate == "*" || candidate.strip_prefix("W/").unwrap_or(candidate) == etag
+    })
+}
+
+/// The content type of the events of a stream of this kind carries text itself or base64.
+pub fn set_sse(head: &mut Head, kind: Kind) {
+    head.set(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/event-stream"),
+    );
+    head.set(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // Proxies such as nginx collect an answer before they pass it on, unless told so.
+    head.set(
+        HeaderName::from_static("x-accel-buffering"),
+        HeaderValue::from_static("no"),
+    );
+    if kind == Kind::Binary {
+        head.set(
+            names::STREAM_SSE_DATA_ENCODING,
+            HeaderValue::from_static("base64"),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn nothing_is_kept_beyond_the_end_of_its_stream() {
+        let route = Streams::default();
+        let text = |freshness, remaining| {
+            let value = CachePolicy::new(&route).cache_control(freshness, remaining);
+            value.to_str().unwrap().to_owned()
+        };
+        assert_eq!(
+            text(Freshness::Fixed, None),
+            "public, max-age=31536000, immutable"
+        );
+        assert_eq!(
+            text(Freshness::Fixed, Some(90_500)),
+            "public, max-age=90, immutable"
+        );
+        assert_eq!(
+            text(Freshness::Tail, None),
+            "public, max-age=60, stale-while-revalidate=300"
+        );
+        assert_eq!(
+            text(Freshness::Tail, Some(70_000)),
+            "public, max-age=60, stale-while-revalidate=10"
+        );
+        assert_eq!(text(Freshness::Nothing, None), "no-store");
+        let private = Streams {
+            cache: CacheScope::Private,
+            cache_max_age: Duration::from_secs(5),
+            ..Streams::default()
+        };
+        let value = CachePolicy::new(&private).cache_control(Freshness::Fixed, None);
+        assert_eq!(value, "private, max-age=5, immutable");
+    }
+
+    #[test]
+    fn etags_tell_what_follows() {
+        let meta = StreamMeta {
+            id: 10_007,
+            content_type: "text/plain".into(),
+            kind: Kind::Text,
+            lifetime: Lifetime::Unlimited,
+            created_ms: 0,
+            fork: None,
+        };
+        assert_eq!(etag(&meta, 0, 120, EndState::More), "\"10007:0:120\"");
+        assert_eq!(etag(&meta, 0, 120, EndState::UpToDate), "\"10007:0:120:t\"");
+        assert_eq!(
+            etag(&meta, 5, u64::MAX, EndState::Closed),
+            format!("\"10007:5:{}:c\"", u64::MAX)
+        );
+    }
+
+    #[test]
+    fn etags_are_compared_weakly() {
+        assert!(matches_etag("\"1:0:9\"", "\"1:0:9\""));
+        assert!(matches_etag("\"x\", W/\"1:0:9\"", "\"1:0:9\""));
+        assert!(matches_etag("*", "\"1:0:9\""));
+        assert!(!matches_etag("\"1:0:9:c\"", "\"1:0:9\""));
+    }
+
+    #[test]
+    fn tags_are_one_token() {
+        let tag = cache_tag(&StreamPath::new("default", "a b/c,é"));
+        assert_eq!(tag, "stream:default/a%20b/c%2C%C3%A9");
+    }
+
+    #[test]
+    fn times_are_written_as_browsers_do() {
+        assert_eq!(rfc3339(1_000), "1970-01-01T00:00:01.000Z");
+    }
+}
