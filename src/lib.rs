@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod config;
 pub mod frame;
+pub mod hub;
 pub mod limits;
 pub mod observe;
 pub mod protocol;
