@@ -5,6 +5,7 @@ pub mod config;
 pub mod frame;
 pub mod hub;
 pub mod limits;
+pub mod log;
 pub mod observe;
 pub mod protocol;
 pub mod types;

@@ -1,0 +1,240 @@
+//! Appending to a stream: the rules under its lock, then the committer.
+
+use super::committer::{Ack, Change, CommitError, Operation, Room, acknowledged};
+use super::keys::{self, Pending, SegmentHeader};
+use super::kv::{Cached, Kv, Table, Write};
+use super::state::{
+    AppendRefusal, AppendRequest, ProducerState, Seal, StreamState, Unavailable, Verdict,
+};
+use super::stream::{Sequenced, Stream};
+use super::{Log, ReadError};
+use crate::hub::Run;
+use crate::types::{Position, ProducerStamp, StreamId, StreamMeta};
+use bytes::Bytes;
+use std::sync::Arc;
+use thiserror::Error;
+
+/// A durable append.
+#[derive(Clone, Debug)]
+pub struct Appended {
+    pub meta: Arc<StreamMeta>,
+    /// Where the next append begins.
+    pub tail: Position,
+    pub closed: bool,
+    /// The highest accepted seq of the request's producer.
+    pub producer_seq: Option<u64>,
+    /// The same request was accepted before: nothing was added.
+    pub duplicate: bool,
+}
+
+/// Why nothing was appended.
+#[derive(Clone, Debug, Error)]
+pub enum AppendError {
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    #[error(transparent)]
+    Refused(#[from] AppendRefusal),
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+impl Log {
+    /// Appends frames, closes, or both, as `request` says; `frames` is the bytes that it measures.
+    /// Returns when that is durable. A refusal also waits until what it rests on is durable.
+    pub async fn append(
+        &self,
+        stream: &Arc<Stream>,
+        request: &AppendRequest<'_>,
+        frames: Option<Bytes>,
+    ) -> Result<Appended, AppendError> {
+        let room = self.committer.admit(request.frame_bytes).await?;
+        if let Some(stamp) = request.producer {
+            self.load_producer(stream, &stamp.id).await?;
+        }
+        match self.sequence(stream, request, frames, room) {
+            Sequencing::Accepted(ack, appended) => {
+                acknowledged(ack).await?;
+                Ok(appended)
+            }
+            Sequencing::Decided(ticket, outcome) => {
+                self.committer.settled(ticket).await?;
+                outcome
+            }
+        }
+    }
+
+    /// Judges an append without carrying it out.
+    pub async fn judge(
+        &self,
+        stream: &Arc<Stream>,
+        request: &AppendRequest<'_>,
+    ) -> Result<Verdict, AppendError> {
+        if let Some(stamp) = request.producer {
+            self.load_producer(stream, &stamp.id).await?;
+        }
+        let (ticket, verdict) = {
+            let mut sequenced = stream.sequenced.lock();
+            let known = request.producer.and_then(|stamp| sequenced.producer(stamp));
+            let ticket = sequenced.ticket;
+            let verdict = match sequenced.alive(stream.used_ms(), self.clock.now_ms()) {
+                Ok(state) => state.judge(request, known).map_err(AppendError::from),
+                Err(unavailable) => Err(unavailable.into()),
+            };
+            (ticket, verdict)
+        };
+        self.committer.settled(ticket).await?;
+        verdict
+    }
+
+    /// Judges and applies an append, and queues it, all under the stream's lock.
+    fn sequence(
+        &self,
+        stream: &Arc<Stream>,
+        request: &AppendRequest<'_>,
+        frames: Option<Bytes>,
+        room: Room,
+    ) -> Sequencing {
+        let now_ms = self.clock.now_ms();
+        let mut sequenced = stream.sequenced.lock();
+        let known = request.producer.and_then(|stamp| sequenced.producer(stamp));
+        let ticket = sequenced.ticket;
+        let state = match sequenced.alive(stream.used_ms(), now_ms) {
+            Ok(state) => state,
+            Err(unavailable) => return Sequencing::Decided(ticket, Err(unavailable.into())),
+        };
+        match state.judge(request, known) {
+            Err(refusal) => return Sequencing::Decided(ticket, Err(refusal.into())),
+            Ok(Verdict::Duplicate { highest_seq }) => {
+                let appended = appended(state, highest_seq, true);
+                return Sequencing::Decided(ticket, Ok(appended));
+            }
+            Ok(Verdict::Accept) => {}
+        }
+        let start = state.tail;
+        let seal = state.apply(request, known, self.segment_bytes, now_ms);
+        stream.use_at(now_ms);
+        let (writes, work) = side_writes(state, request.producer, seal);
+        let answer = appended(state, request.producer.map(|stamp| stamp.seq), false);
+        let operation = Operation {
+            changes: vec![Change {
+                stream: stream.clone(),
+                state: Some(state.clone()),
+                appended: frames.map(|frames| Run { start, frames }),
+            }],
+            writes,
+            work,
+            acknowledged: true,
+        };
+        if let Some(stamp) = request.producer {
+            sequenced.remember(stamp);
+        }
+        let (ticket, ack) = self.committer.push(operation, Some(room));
+        sequenced.ticket = ticket;
+        Sequencing::Accepted(ack, answer)
+    }
+
+    /// Brings the state of a producer into memory, so that the rules find it.
+    async fn load_producer(&self, stream: &Stream, producer: &Arc<str>) -> Result<(), ReadError> {
+        loop {
+            let Some(id) = stream.sequenced.lock().unknown_producer(producer) else {
+                return Ok(());
+            };
+            let key = keys::producer_key(id, producer);
+            let value = match self.kv.get_cached(Table::Producers, &key)? {
+                Cached::Known(value) => value,
+                Cached::NotInMemory => {
+                    self.blocking(move |kv: &dyn Kv| Ok(kv.get(Table::Producers, &key)?))
+                        .await?
+                }
+            };
+            let known = value.map(|value| keys::read_producer(&value)).transpose()?;
+            let mut sequenced = stream.sequenced.lock();
+            // Unless the stream was replaced, or the producer wrote, while we looked.
+            if sequenced.unknown_producer(producer) == Some(id) {
+                sequenced.producers.insert(producer.clone(), known);
+            }
+        }
+    }
+}
+
+enum Sequencing {
+    Accepted(Ack, Appended),
+    /// The outcome rests on operations up to this ticket.
+    Decided(u64, Result<Appended, AppendError>),
+}
+
+fn appended(state: &StreamState, producer_seq: Option<u64>, duplicate: bool) -> Appended {
+    Appended {
+        meta: state.meta.clone(),
+        tail: state.tail,
+        closed: state.closed,
+        producer_seq,
+        duplicate,
+    }
+}
+
+/// What an append writes beside its record and the stream's state.
+pub(super) fn side_writes(
+    state: &StreamState,
+    producer: Option<&ProducerStamp>,
+    seal: Option<Seal>,
+) -> (Vec<Write>, Vec<Pending>) {
+    let id = state.meta.id;
+    let mut writes = Vec::new();
+    if let Some(stamp) = producer {
+        let value = keys::write_producer(ProducerState {
+            epoch: stamp.epoch,
+            last_seq: stamp.seq,
+        });
+        let key = keys::producer_key(id, &stamp.id);
+        writes.push(Write::Put(Table::Producers, key, value));
+    }
+    let work = seal.and_then(|seal| seal_writes(id, seal, &mut writes));
+    (writes, work.into_iter().collect())
+}
+
+/// Marks a segment as sealed. Its records are joined later; a single one may lie as it is.
+fn seal_writes(id: StreamId, seal: Seal, writes: &mut Vec<Write>) -> Option<Pending> {
+    let header = SegmentHeader {
+        end: seal.end,
+        packed: false,
+    };
+    writes.push(Write::Put(
+        Table::Segments,
+        Bytes::copy_from_slice(&keys::position_key(id, seal.start)),
+        Bytes::copy_from_slice(&header.write()),
+    ));
+    (seal.records > 1).then(|| {
+        let work = Pending::Pack {
+            id,
+            start: seal.start,
+            end: seal.end,
+        };
+        writes.push(Write::Put(Table::Pending, work.key(), work.value()));
+        work
+    })
+}
+
+impl Sequenced {
+    /// What is known of a request's producer. A stream without producers knows that it is new.
+    fn producer(&self, stamp: &ProducerStamp) -> Option<ProducerState> {
+        self.producers.get(&stamp.id).copied().flatten()
+    }
+
+    /// The id under which to look a producer up; `None` if there is nothing to look up.
+    fn unknown_producer(&self, producer: &Arc<str>) -> Option<StreamId> {
+        let state = self.state.as_ref()?;
+        let may_be_stored = state.producers > 0 && !self.producers.contains_key(producer);
+        may_be_stored.then_some(state.meta.id)
+    }
+
+    fn remember(&mut self, stamp: &ProducerStamp) {
+        let state = ProducerState {
+            epoch: stamp.epoch,
+            last_seq: stamp.seq,
+        };
+        self.producers.insert(stamp.id.clone(), Some(state));
+    }
+}

@@ -1,0 +1,414 @@
+//! Creating streams and forks.
+
+use super::append::side_writes;
+use super::committer::{Ack, Change, CommitError, Operation, Room, acknowledged};
+use super::keys::{self, Pending};
+use super::kv::{Table, Write};
+use super::state::{
+    AppendRequest, CreateRequest, DEFAULT_CONTENT_TYPE, StreamState, Unavailable, fork_spans,
+};
+use super::stream::{Sequenced, Stream};
+use super::{Log, ReadError};
+use crate::frame::{self, Frames};
+use crate::hub::Run;
+use crate::types::{ForkMeta, Kind, Lifetime, Position, StreamMeta, UnixMs, same_content_type};
+use bytes::Bytes;
+use std::sync::Arc;
+use thiserror::Error;
+
+/// A PUT, its body framed as the stream's kind asks.
+pub struct Create<'a> {
+    pub request: CreateRequest<'a>,
+    /// The first append, framed.
+    pub frames: Option<Bytes>,
+}
+
+/// A stream that is there as asked.
+#[derive(Clone, Debug)]
+pub struct Created {
+    pub meta: Arc<StreamMeta>,
+    pub tail: Position,
+    pub closed: bool,
+    /// Whether this request made it.
+    pub new: bool,
+}
+
+/// Why there is no stream as asked (protocol, sections 4.2 and 5.1).
+#[derive(Clone, Debug, Error)]
+pub enum CreateError {
+    #[error("a stream with another configuration is here")]
+    Conflict,
+    #[error("the path belongs to a deleted stream whose forks live")]
+    PathHeld,
+    #[error("the source of the fork does not exist")]
+    SourceNotFound,
+    #[error("the source of the fork was deleted")]
+    SourceGone,
+    #[error("the source holds {0}")]
+    SourceContentType(Arc<str>),
+    #[error("Stream-Fork-Offset is not a position of the source")]
+    ForkOffset,
+    #[error("Stream-Fork-Sub-Offset reaches beyond the next append of the source")]
+    ForkSubOffset,
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// A fork whose point in the source is known to exist.
+struct ForkPoint {
+    source: Arc<Stream>,
+    meta: Arc<StreamMeta>,
+    offset: Position,
+    /// What a sub-offset takes of the source's next append, as frames.
+    part: Option<Bytes>,
+}
+
+impl Log {
+    /// Creates a stream, or finds that it is there as asked. Returns when that is durable.
+    pub async fn create(
+        &self,
+        stream: &Arc<Stream>,
+        create: Create<'_>,
+    ) -> Result<Created, CreateError> {
+        let bytes = create.frames.as_ref().map_or(0, Bytes::len) as u64;
+        let room = self.committer.admit(bytes).await?;
+        let sequencing = if create.request.fork.is_some() {
+            if let Some((ticket, outcome)) = self.find(stream, &create.request) {
+                self.committer.settled(ticket).await?;
+                return outcome;
+            }
+            let point = self.fork_point(stream, &create.request).await?;
+            self.sequence_fork(stream, &create, &point, room)
+        } else {
+            let mut sequenced = stream.sequenced.lock();
+            self.sequence_create(stream, &mut sequenced, &create, None, room)
+        };
+        match sequencing {
+            Sequencing::Accepted(ack, created) => {
+                acknowledged(ack).await?;
+                Ok(created)
+            }
+            Sequencing::Decided(ticket, outcome) => {
+                self.committer.settled(ticket).await?;
+                outcome
+            }
+        }
+    }
+
+    /// Judges a fork by what is at its path already, before its source is looked at.
+    fn find(
+        &self,
+        stream: &Stream,
+        request: &CreateRequest<'_>,
+    ) -> Option<(u64, Result<Created, CreateError>)> {
+        let mut sequenced = stream.sequenced.lock();
+        let ticket = sequenced.ticket;
+        let now_ms = self.clock.now_ms();
+        judge_existing(&mut sequenced, stream.used_ms(), request, now_ms)
+            .map(|outcome| (ticket, outcome))
+    }
+
+    fn sequence_fork(
+        &self,
+        stream: &Arc<Stream>,
+        create: &Create<'_>,
+        point: &ForkPoint,
+        room: Room,
+    ) -> Sequencing {
+        let _two = self.two_streams.lock();
+        let mut source = point.source.sequenced.lock();
+        let ticket = source.ticket;
+        let now_ms = self.clock.now_ms();
+        let alive = match source.alive(point.source.used_ms(), now_ms) {
+            Ok(state) if state.meta.id == point.meta.id => Ok(state),
+            Ok(_) | Err(Unavailable::NotFound) => Err(CreateError::SourceNotFound),
+            Err(Unavailable::Gone) => Err(CreateError::SourceGone),
+        };
+        let state = match alive {
+            Ok(state) => state,
+            Err(error) => return Sequencing::Decided(ticket, Err(error)),
+        };
+        state.forks += 1;
+        let change = Change {
+            stream: point.source.clone(),
+            state: Some(state.clone()),
+            appended: None,
+        };
+        let mut sequenced = stream.sequenced.lock();
+        let sequencing =
+            self.sequence_create(stream, &mut sequenced, create, Some((point, change)), room);
+        match &sequencing {
+            Sequencing::Accepted(..) => source.ticket = sequenced.ticket,
+            // Refused: the source keeps no trace of it.
+            Sequencing::Decided(..) => state.forks -= 1,
+        }
+        sequencing
+    }
+
+    /// Makes the stream and queues it, under its lock, unless one is there.
+    fn sequence_create(
+        &self,
+        stream: &Arc<Stream>,
+        sequenced: &mut Sequenced,
+        create: &Create<'_>,
+        fork: Option<(&ForkPoint, Change)>,
+        room: Room,
+    ) -> Sequencing {
+        let now_ms = self.clock.now_ms();
+        let ticket = sequenced.ticket;
+        if let Some(outcome) = judge_existing(sequenced, stream.used_ms(), &create.request, now_ms)
+        {
+            return Sequencing::Decided(ticket, outcome);
+        }
+        let mut writes = Vec::new();
+        // What expired here makes room; its data is purged like that of a deleted stream.
+        let purge = sequenced.state.take().map(|expired| purge_of(&expired));
+        if let Some(purge) = &purge {
+            writes.push(Write::Put(Table::Pending, purge.key(), purge.value()));
+        }
+        let (id, reservation) = self.ids.next();
+        writes.extend(reservation);
+        let point = fork.as_ref().map(|(point, _)| *point);
+        let meta = Arc::new(new_meta(id, &create.request, point, now_ms));
+        let mut state = StreamState::new(meta.clone(), now_ms);
+        if let Some(deadline) = state.deadline_ms() {
+            let key = Bytes::copy_from_slice(&keys::timer_key(deadline, id));
+            let path = Bytes::copy_from_slice(stream.path().key().as_bytes());
+            writes.push(Write::Put(Table::Timers, key, path));
+        }
+        let start = state.tail;
+        let part = point.and_then(|point| point.part.clone());
+        let frames = join(meta.kind, part, create.frames.clone());
+        let mut work = self.fill(
+            &mut state,
+            &create.request,
+            frames.as_ref(),
+            now_ms,
+            &mut writes,
+        );
+        work.extend(purge);
+        let mut changes: Vec<Change> = fork.into_iter().map(|(_, change)| change).collect();
+        changes.push(Change {
+            stream: stream.clone(),
+            state: Some(state.clone()),
+            appended: frames.map(|frames| Run { start, frames }),
+        });
+        let created = created(&state, true);
+        sequenced.producers.clear();
+        sequenced.state = Some(state);
+        let operation = Operation {
+            changes,
+            writes,
+            work,
+            acknowledged: true,
+        };
+        let (ticket, ack) = self.committer.push(operation, Some(room));
+        sequenced.ticket = ticket;
+        Sequencing::Accepted(ack, created)
+    }
+
+    /// Appends the first data to a new stream, and closes it if asked.
+    fn fill(
+        &self,
+        state: &mut StreamState,
+        request: &CreateRequest<'_>,
+        frames: Option<&Bytes>,
+        now_ms: UnixMs,
+        writes: &mut Vec<Write>,
+    ) -> Vec<Pending> {
+        let append = AppendRequest {
+            content_type: None,
+            frame_bytes: frames.map_or(0, Bytes::len) as u64,
+            stream_seq: None,
+            close: request.closed,
+            producer: None,
+            producers_max: self.producers_max,
+        };
+        let seal = state.apply(&append, None, self.segment_bytes, now_ms);
+        let (side, work) = side_writes(state, None, seal);
+        writes.extend(side);
+        work
+    }
+
+    /// Finds the divergence point of a fork in its source, as far as it is durable.
+    async fn fork_point(
+        &self,
+        stream: &Arc<Stream>,
+        request: &CreateRequest<'_>,
+    ) -> Result<ForkPoint, CreateError> {
+        let fork = request.fork.as_ref().ok_or(CreateError::SourceNotFound)?;
+        let source = self.stream(fork.source).await?;
+        if Arc::ptr_eq(&source, stream) {
+            return Err(CreateError::SourceNotFound);
+        }
+        let view = source
+            .view(self.clock.now_ms())
+            .map_err(|error| match error {
+                Unavailable::NotFound => CreateError::SourceNotFound,
+                Unavailable::Gone => CreateError::SourceGone,
+            })?;
+        let held = &view.meta.content_type;
+        if request
+            .content_type
+            .is_some_and(|given| !same_content_type(given, held))
+        {
+            return Err(CreateError::SourceContentType(held.clone()));
+        }
+        let offset = fork.offset.unwrap_or(view.tail);
+        if offset > view.tail {
+            return Err(CreateError::ForkOffset);
+        }
+        let next = self.append_at(&source, &view, offset).await?;
+        if next.as_ref().is_some_and(|run| run.start != offset) {
+            return Err(CreateError::ForkOffset);
+        }
+        let part = match (fork.sub_offset, next) {
+            (0, _) => None,
+            (count, Some(next)) => Some(
+                part_of(view.meta.kind, &next.frames, count).ok_or(CreateError::ForkSubOffset)?,
+            ),
+            (_, None) => return Err(CreateError::ForkSubOffset),
+        };
+        Ok(ForkPoint {
+            source,
+            meta: view.meta,
+            offset,
+            part,
+        })
+    }
+}
+
+enum Sequencing {
+    Accepted(Ack, Created),
+    /// The outcome rests on operations up to this ticket.
+    Decided(u64, Result<Created, CreateError>),
+}
+
+fn created(state: &StreamState, new: bool) -> Created {
+    Created {
+        meta: state.meta.clone(),
+        tail: state.tail,
+        closed: state.closed,
+        new,
+    }
+}
+
+/// What a PUT meets at its path; `None` if the path is free.
+fn judge_existing(
+    sequenced: &mut Sequenced,
+    used_ms: UnixMs,
+    request: &CreateRequest<'_>,
+    now_ms: UnixMs,
+) -> Option<Result<Created, CreateError>> {
+    match sequenced.alive(used_ms, now_ms) {
+        Ok(state) if state.matches(request) => Some(Ok(created(state, false))),
+        Ok(_) => Some(Err(CreateError::Conflict)),
+        Err(Unavailable::Gone) => Some(Err(CreateError::PathHeld)),
+        Err(Unavailable::NotFound) => None,
+    }
+}
+
+fn new_meta(
+    id: u64,
+    request: &CreateRequest<'_>,
+    point: Option<&ForkPoint>,
+    now_ms: UnixMs,
+) -> StreamMeta {
+    let content_type: Arc<str> = match (request.content_type, point) {
+        (Some(given), _) => given.into(),
+        (None, Some(point)) => point.meta.content_type.clone(),
+        (None, None) => DEFAULT_CONTENT_TYPE.into(),
+    };
+    let inherited = point.map_or(Lifetime::Unlimited, |point| point.meta.lifetime);
+    let sub_offset = request.fork.as_ref().map_or(0, |fork| fork.sub_offset);
+    StreamMeta {
+        id,
+        kind: Kind::of(&content_type),
+        content_type,
+        lifetime: request.lifetime.unwrap_or(inherited),
+        created_ms: now_ms,
+        fork: point.map(|point| ForkMeta {
+            source: point.source.path().clone(),
+            source_id: point.meta.id,
+            sub_offset,
+            lifetime_inherited: request.lifetime.is_none(),
+            offset: point.offset,
+            spans: fork_spans(&point.meta, point.offset),
+        }),
+    }
+}
+
+/// The work that removes what a stream leaves behind.
+pub(super) fn purge_of(state: &StreamState) -> Pending {
+    let fork = state.meta.fork.as_ref();
+    Pending::Purge {
+        id: state.meta.id,
+        source: fork.map(|fork| (fork.source_id, fork.source.clone())),
+    }
+}
+
+/// The first `count` messages (JSON) or bytes of an append, framed as an append of its own. `None`
+/// if it has fewer.
+fn part_of(kind: Kind, append: &[u8], count: u64) -> Option<Bytes> {
+    let count = usize::try_from(count).ok()?;
+    let messages: Vec<&[u8]> = messages(append).collect();
+    match kind {
+        Kind::Json => {
+            let part = messages.get(..count)?;
+            Some(frame::encode(part.iter().copied()))
+        }
+        Kind::Text | Kind::Binary => {
+            let part = messages.first()?.get(..count)?;
+            Some(frame::encode([part].into_iter()))
+        }
+    }
+}
+
+/// One append of two: it becomes one record, so no position between them may look like a beginning.
+fn join(kind: Kind, first: Option<Bytes>, second: Option<Bytes>) -> Option<Bytes> {
+    let (Some(first), Some(second)) = (&first, &second) else {
+        return first.or(second);
+    };
+    let both: Vec<&[u8]> = messages(first).chain(messages(second)).collect();
+    Some(match kind {
+        Kind::Json => frame::encode(both.into_iter()),
+        Kind::Text | Kind::Binary => frame::encode([&both.concat()[..]].into_iter()),
+    })
+}
+
+fn messages(append: &[u8]) -> impl Iterator<Item = &[u8]> {
+    Frames::new(append, 0).map(|frame| &append[frame.payload()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_fork_inherits_in_part_and_its_body_are_one_append() {
+        let source = frame::encode([&b"one"[..], b"two", b"three"].into_iter());
+        let body = frame::encode([&b"mine"[..]].into_iter());
+        for (kind, expected) in [
+            (Kind::Json, vec![&b"one"[..], b"two", b"mine"]),
+            (Kind::Text, vec![b"onmine"]),
+        ] {
+            let part = part_of(kind, &source, 2);
+            let both = join(kind, part, Some(body.clone())).unwrap();
+            assert_eq!(messages(&both).collect::<Vec<_>>(), expected);
+            assert_eq!(frame::append_start(&both, both.len() - 1), 0);
+        }
+        assert_eq!(join(Kind::Json, None, Some(body.clone())), Some(body));
+    }
+
+    #[test]
+    fn a_part_is_at_most_the_whole_append() {
+        let source = frame::encode([&b"one"[..], b"two"].into_iter());
+        assert_eq!(part_of(Kind::Json, &source, 2).as_ref(), Some(&source));
+        assert_eq!(part_of(Kind::Json, &source, 3), None);
+        let source = frame::encode([&b"one"[..]].into_iter());
+        assert_eq!(part_of(Kind::Binary, &source, 3).as_ref(), Some(&source));
+        assert_eq!(part_of(Kind::Binary, &source, 4), None);
+    }
+}

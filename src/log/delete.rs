@@ -1,0 +1,128 @@
+//! Deleting streams, and letting go of the sources of deleted forks.
+
+use super::committer::{Change, CommitError, Operation, acknowledged};
+use super::create::purge_of;
+use super::keys::Pending;
+use super::kv::{Table, Write};
+use super::state::Unavailable;
+use super::stream::{Sequenced, Stream};
+use super::{Log, ReadError};
+use crate::types::{StreamId, StreamPath};
+use std::sync::Arc;
+use thiserror::Error;
+
+/// Why nothing was deleted.
+#[derive(Clone, Debug, Error)]
+pub enum DeleteError {
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+impl Log {
+    /// Deletes a stream; one with forks stays for them, but answers no more (protocol, section 5.4).
+    pub async fn delete(&self, stream: &Arc<Stream>) -> Result<(), DeleteError> {
+        let room = self.committer.admit(0).await?;
+        let (ticket, ack) = {
+            let mut sequenced = stream.sequenced.lock();
+            let alive = sequenced.alive(stream.used_ms(), self.clock.now_ms());
+            match alive.map(drop) {
+                Err(unavailable) => (sequenced.ticket, Err(unavailable)),
+                Ok(()) => {
+                    let operation = remove(stream, &mut sequenced, Vec::new());
+                    let (ticket, ack) = self.committer.push(operation, Some(room));
+                    sequenced.ticket = ticket;
+                    (ticket, Ok(ack))
+                }
+            }
+        };
+        match ack {
+            Ok(ack) => Ok(acknowledged(ack).await?),
+            Err(unavailable) => {
+                self.committer.settled(ticket).await?;
+                Err(unavailable.into())
+            }
+        }
+    }
+
+    /// Takes one fork off its source, and removes the source if it only lived for it. `released` is
+    /// the purge that asked: it is written down as done in the same batch.
+    pub(super) async fn release(
+        &self,
+        source_id: StreamId,
+        source: &StreamPath,
+        released: &Pending,
+    ) -> Result<(), DeleteError> {
+        let stream = self.stream(source).await?;
+        let room = self.committer.admit(0).await?;
+        let ack = {
+            let mut sequenced = stream.sequenced.lock();
+            let note = Write::Put(Table::Pending, released.key(), released.value());
+            let now_ms = self.clock.now_ms();
+            let used_ms = stream.used_ms();
+            let release = match &mut sequenced.state {
+                Some(state) if state.meta.id == source_id => {
+                    state.last_used_ms = state.last_used_ms.max(used_ms);
+                    state.forks = state.forks.saturating_sub(1);
+                    if state.forks == 0 && (state.deleted || state.expired(now_ms)) {
+                        remove(&stream, &mut sequenced, vec![note])
+                    } else {
+                        let state = Some(state.clone());
+                        operation(&stream, state, vec![note], Vec::new())
+                    }
+                }
+                _ => Operation {
+                    changes: Vec::new(),
+                    writes: vec![note],
+                    work: Vec::new(),
+                    acknowledged: true,
+                },
+            };
+            let (ticket, ack) = self.committer.push(release, Some(room));
+            sequenced.ticket = ticket;
+            ack
+        };
+        Ok(acknowledged(ack).await?)
+    }
+}
+
+/// Removes the stream, or only hides it if forks read from it.
+pub(super) fn remove(
+    stream: &Arc<Stream>,
+    sequenced: &mut Sequenced,
+    mut writes: Vec<Write>,
+) -> Operation {
+    let mut work = Vec::new();
+    match &mut sequenced.state {
+        Some(state) if state.forks > 0 => state.deleted = true,
+        removed => {
+            work.extend(removed.take().map(|state| purge_of(&state)));
+            sequenced.producers.clear();
+        }
+    }
+    for purge in &work {
+        writes.push(Write::Put(Table::Pending, purge.key(), purge.value()));
+    }
+    operation(stream, sequenced.state.clone(), writes, work)
+}
+
+pub(super) fn operation(
+    stream: &Arc<Stream>,
+    state: Option<super::state::StreamState>,
+    writes: Vec<Write>,
+    work: Vec<Pending>,
+) -> Operation {
+    Operation {
+        changes: vec![Change {
+            stream: stream.clone(),
+            state,
+            appended: None,
+        }],
+        writes,
+        work,
+        acknowledged: true,
+    }
+}

@@ -1,0 +1,111 @@
+use super::*;
+use proptest::option;
+use proptest::prelude::*;
+
+fn lifetimes() -> impl Strategy<Value = Lifetime> {
+    prop_oneof![
+        Just(Lifetime::Unlimited),
+        any::<u64>().prop_map(|seconds| Lifetime::Ttl { seconds }),
+        any::<u64>().prop_map(|at_ms| Lifetime::Until { at_ms }),
+    ]
+}
+
+prop_compose! {
+    fn forks()(
+        path in "[a-z/é]{0,20}",
+        source_id: u64,
+        sub_offset: u64,
+        lifetime_inherited: bool,
+        offset: u64,
+        spans in proptest::collection::vec((any::<u64>(), any::<u64>()), 0..4),
+    ) -> ForkMeta {
+        ForkMeta {
+            source: StreamPath::new("default", &path),
+            source_id,
+            sub_offset,
+            lifetime_inherited,
+            offset,
+            spans: spans.into_iter().map(|(id, end)| Span { id, end }).collect(),
+        }
+    }
+}
+
+prop_compose! {
+    fn stamps()(id in "\\PC{1,20}", epoch: u64, seq: u64) -> ProducerStamp {
+        ProducerStamp { id: id.into(), epoch, seq }
+    }
+}
+
+prop_compose! {
+    fn metas()(
+        id: u64,
+        content_type in "[a-z]{1,9}/[a-z;= ]{1,20}",
+        lifetime in lifetimes(),
+        created_ms: u64,
+        fork in option::of(forks()),
+    ) -> StreamMeta {
+        let content_type: Arc<str> = content_type.into();
+        StreamMeta { id, kind: Kind::of(&content_type), content_type, lifetime, created_ms, fork }
+    }
+}
+
+prop_compose! {
+    fn states()(
+        meta in metas(),
+        (tail, sealed, last_seal, last_used_ms) in any::<(u64, u64, u64, u64)>(),
+        (open_records, forks, producers) in any::<(u32, u32, u32)>(),
+        (closed, deleted) in any::<(bool, bool)>(),
+        closed_by in option::of(stamps()),
+        stream_seq in option::of("\\PC{0,20}"),
+    ) -> StreamState {
+        StreamState {
+            meta: Arc::new(meta),
+            tail, sealed, last_seal, open_records, closed, closed_by, forks, deleted, producers, last_used_ms,
+            stream_seq: stream_seq.map(Arc::from),
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn states_round_trip(state in states()) {
+        prop_assert_eq!(read_state(&write_state(&state)), Ok(state));
+    }
+
+    #[test]
+    fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+        let _ = read_state(&bytes);
+        let _ = read_producer(&bytes);
+        let _ = SegmentHeader::read(&bytes);
+        let _ = Pending::read(&bytes, &bytes);
+    }
+
+    #[test]
+    fn a_cut_state_is_refused(state in states(), cut in 0usize..1000) {
+        let whole = write_state(&state);
+        let cut = cut % whole.len();
+        prop_assert!(read_state(&whole[..cut]).is_err());
+    }
+
+    #[test]
+    fn keys_sort_as_their_numbers(a in any::<(u64, u64)>(), b in any::<(u64, u64)>()) {
+        prop_assert_eq!(a.cmp(&b), position_key(a.0, a.1).cmp(&position_key(b.0, b.1)));
+        prop_assert_eq!(read_position_key(&position_key(a.0, a.1)), Ok(a));
+    }
+
+    #[test]
+    fn pending_work_round_trips(id: u64, start: u64, end: u64, source in option::of((any::<u64>(), "[a-z]{0,9}"))) {
+        let source = source.map(|(id, path)| (id, StreamPath::new("default", &path)));
+        for work in [Pending::Pack { id, start, end }, Pending::Purge { id, source }] {
+            prop_assert_eq!(Pending::read(&work.key(), &work.value()), Ok(work));
+        }
+    }
+
+    #[test]
+    fn small_values_round_trip(epoch: u64, last_seq: u64, end: u64, packed: bool) {
+        let producer = ProducerState { epoch, last_seq };
+        prop_assert_eq!(read_producer(&write_producer(producer)), Ok(producer));
+        let header = SegmentHeader { end, packed };
+        prop_assert_eq!(SegmentHeader::read(&header.write()), Ok(header));
+    }
+}

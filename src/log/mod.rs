@@ -1,0 +1,156 @@
+//! The log: streams as records and segments in an ordered store.
+//!
+//! An append goes from [`Log::append`] (rules, position) through the committer (batch, sync,
+//! publish) to the hub. A read takes the hot tail from the hub, anything older from the store.
+
+mod append;
+mod committer;
+mod create;
+mod delete;
+mod expiry;
+pub mod keys;
+pub mod kv;
+mod pack;
+mod purge;
+mod reader;
+mod recovery;
+mod registry;
+pub mod rocks;
+mod segment;
+pub mod state;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+pub use append::{AppendError, Appended};
+pub use committer::CommitError;
+pub use create::{Create, CreateError, Created};
+pub use delete::DeleteError;
+pub use reader::{Answer, AnswerBody, Part};
+pub use recovery::OpenError;
+pub use stream::Stream;
+
+use crate::clock::Clock;
+use crate::config::LogConfig;
+use crate::hub::HotBytes;
+use crate::observe::metrics::Metrics;
+use crate::types::StreamPath;
+use committer::Committer;
+use kv::{Kv, KvError};
+use parking_lot::Mutex;
+use recovery::Ids;
+use registry::Registry;
+use segment::Segments;
+use std::sync::Arc;
+use thiserror::Error;
+
+/// The streams of one database.
+pub struct Log {
+    kv: Arc<dyn Kv>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    committer: Committer,
+    streams: Registry,
+    segments: Segments,
+    ids: Ids,
+    hot: Arc<HotBytes>,
+    /// Held while two streams are locked at once, so that no two tasks wait for each other.
+    two_streams: Mutex<()>,
+    segment_bytes: u64,
+    producers_max: u32,
+}
+
+/// Why a stored stream could not be read.
+#[derive(Clone, Debug, Error)]
+pub enum ReadError {
+    #[error(transparent)]
+    Store(#[from] KvError),
+    #[error(transparent)]
+    Corrupt(#[from] keys::Corrupt),
+    #[error("the stream is gone")]
+    Gone,
+}
+
+/// Figures of the log for the metrics.
+#[derive(Clone, Copy, Debug)]
+pub struct LogFigures {
+    pub streams_in_memory: u64,
+    pub hot_bytes: u64,
+    pub queued_operations: u64,
+    pub queued_bytes: u64,
+}
+
+impl Log {
+    /// The stream at a path, loaded if the path is new to memory. It may hold nothing.
+    pub async fn stream(&self, path: &StreamPath) -> Result<Arc<Stream>, ReadError> {
+        let stream = self.streams.entry(path, &self.hot);
+        self.load(&stream).await?;
+        Ok(stream)
+    }
+
+    /// Counts a read or write against a sliding lifetime. What it changes is written down within a
+    /// second, without a sync.
+    pub fn touch(&self, stream: &Arc<Stream>) {
+        stream.use_at(self.clock.now_ms());
+        self.streams.touched(stream);
+    }
+
+    /// Whether a write has failed: then the log only reads.
+    pub fn failed(&self) -> bool {
+        self.committer.failed()
+    }
+
+    /// Whether the log reads and writes. It blocks, if only for a moment: what it asks for is
+    /// always in memory.
+    pub fn check(&self) -> Result<(), KvError> {
+        if self.failed() {
+            return Err(KvError("a write failed; nothing more is written".into()));
+        }
+        self.kv.get(kv::Table::Meta, keys::FORMAT_KEY).map(drop)
+    }
+
+    pub fn figures(&self) -> LogFigures {
+        let (queued_operations, queued_bytes) = self.committer.depth();
+        LogFigures {
+            streams_in_memory: self.streams.len() as u64,
+            hot_bytes: self.hot.used(),
+            queued_operations,
+            queued_bytes,
+        }
+    }
+
+    /// Writes what is queued, ends the committer, and syncs whatever the durability. Later appends
+    /// are refused.
+    pub async fn stop(self: &Arc<Self>) {
+        self.write_touches();
+        let log = self.clone();
+        let stop = move || {
+            log.committer.stop();
+            if !log.failed()
+                && let Err(error) = log.kv.sync()
+            {
+                tracing::error!(%error, "the last sync failed");
+            }
+        };
+        let _ = tokio::task::spawn_blocking(stop).await;
+    }
+
+    /// Runs a call that may wait for the disk where it holds up nobody.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&dyn Kv) -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let kv = self.kv.clone();
+        tokio::task::spawn_blocking(move || call(&*kv))
+            .await
+            .map_err(|_| ReadError::Store(KvError("a read was cut off".into())))?
+    }
+}
+
+/// What the log takes from the configuration.
+pub struct Options<'a> {
+    pub log: &'a LogConfig,
+    pub producers_max: u32,
+    pub queue_wait: std::time::Duration,
+}

@@ -1,0 +1,269 @@
+//! Reading a stream: which bytes an answer holds, and those bytes in bounded pieces.
+//!
+//! Where answers end is fixed by the data alone, so that all readers and all caches ask for the same
+//! ranges: at the end of a sealed segment or, in the open remainder, at the tail. What a fork
+//! inherits ends where the fork begins; answers go on across that point, so that a small fork is
+//! read whole.
+
+use super::kv::Kv;
+use super::segment;
+use super::stream::Stream;
+use super::{Log, ReadError};
+use crate::frame;
+use crate::hub::{Run, View};
+use crate::types::{Position, StreamId};
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// About how many bytes are read into memory at once.
+const PIECE_BYTES: u64 = 256 * 1024;
+
+/// Inherited bytes after which an answer ends where the fork begins. Not a setting: what was answered
+/// once must not change with the settings.
+const STITCHED_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// What one catch-up answer holds.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The stream when the answer was made.
+    pub view: View,
+    /// Where the append that holds the asked position begins.
+    pub from: Position,
+    pub to: Position,
+    pub body: AnswerBody,
+}
+
+/// Where the bytes of an answer are.
+#[derive(Clone, Debug)]
+pub enum AnswerBody {
+    /// In memory.
+    Hot(Vec<Run>),
+    /// In the store, in parts that join each other.
+    Cold(Vec<Part>),
+}
+
+/// A part of an answer that lies in the records or in one segment of one stream id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    pub id: StreamId,
+    pub to: Position,
+    /// Where the segment begins that holds the part; `None`: it lies in records.
+    pub segment: Option<Position>,
+}
+
+impl Answer {
+    /// Whether the answer reaches the end of the stream as it was.
+    pub fn up_to_date(&self) -> bool {
+        self.to == self.view.tail
+    }
+
+    /// Whether this answer will be the same for ever: more follows it, or nothing ever will.
+    pub fn fixed(&self) -> bool {
+        self.view.closed || !self.up_to_date()
+    }
+}
+
+impl Log {
+    /// What is answered to a read from `at`: nothing if that is the tail or beyond it.
+    pub async fn answer(&self, stream: &Arc<Stream>, at: Position) -> Result<Answer, ReadError> {
+        let (view, hot) = stream
+            .tail()
+            .read(at, |view| own_end(view, at))
+            .ok_or(ReadError::Gone)?;
+        if at >= view.tail {
+            return Ok(Answer {
+                from: view.tail,
+                to: view.tail,
+                view,
+                body: AnswerBody::Hot(Vec::new()),
+            });
+        }
+        match hot.filter(|runs| !runs.is_empty()) {
+            Some(mut runs) => {
+                runs[0] = segment::piece(&runs[0], at, u64::MAX);
+                Ok(Answer {
+                    from: runs[0].start,
+                    to: runs[runs.len() - 1].end(),
+                    view,
+                    body: AnswerBody::Hot(runs),
+                })
+            }
+            None => self.cold_answer(stream, view, at).await,
+        }
+    }
+
+    async fn cold_answer(
+        &self,
+        stream: &Arc<Stream>,
+        view: View,
+        at: Position,
+    ) -> Result<Answer, ReadError> {
+        let plan_view = view.clone();
+        let parts = self
+            .blocking(move |kv: &dyn Kv| plan(kv, &plan_view, at))
+            .await?;
+        let to = parts.last().map_or(at, |part| part.to);
+        let first = self.piece(&parts, at).await?;
+        let from = first.start;
+        let whole_in_memory = first.end() == to;
+        if whole_in_memory && own_end(&view, from) == Some(to) {
+            // The next reader of this tail finds it in memory.
+            stream.tail().remember(view.meta.id, first.clone());
+        }
+        let body = if whole_in_memory {
+            AnswerBody::Hot(vec![first])
+        } else {
+            AnswerBody::Cold(parts)
+        };
+        Ok(Answer {
+            view,
+            from,
+            to,
+            body,
+        })
+    }
+
+    /// The next whole appends of an answer's parts, from the one that holds `at` on: about
+    /// [`PIECE_BYTES`], or one append if that is larger.
+    pub async fn piece(&self, parts: &[Part], at: Position) -> Result<Run, ReadError> {
+        let part = parts
+            .iter()
+            .find(|part| at < part.to)
+            .copied()
+            .ok_or(ReadError::Gone)?;
+        let run = match part.segment {
+            Some(start) => {
+                let segment = self.segment(part.id, start).await?;
+                // A copy, so that a slow client does not hold the whole segment.
+                copied(segment::piece(&segment.run, at, PIECE_BYTES))
+            }
+            None => {
+                self.blocking(move |kv: &dyn Kv| read_open(kv, part.id, at, part.to))
+                    .await?
+            }
+        };
+        Ok(cut(run, part.to))
+    }
+
+    /// How many messages and payload bytes the parts hold from `from` on, where that is known
+    /// without reading all records.
+    pub async fn measure(
+        &self,
+        parts: &[Part],
+        from: Position,
+    ) -> Result<Option<(u64, u64)>, ReadError> {
+        let (mut at, mut total) = (from, (0, 0));
+        for part in parts {
+            let Some(start) = part.segment else {
+                return Ok(None);
+            };
+            let segment = self.segment(part.id, start).await?;
+            let run = cut(segment.run.clone(), part.to);
+            let (messages, bytes) = frame::measure(&run.frames, (at - run.start) as usize);
+            total = (total.0 + messages, total.1 + bytes);
+            at = part.to;
+        }
+        Ok(Some(total))
+    }
+
+    /// The append that holds `at`; `None` at the tail.
+    pub(super) async fn append_at(
+        &self,
+        stream: &Arc<Stream>,
+        view: &View,
+        at: Position,
+    ) -> Result<Option<Run>, ReadError> {
+        let answer = self.answer(stream, at).await?;
+        if answer.view.meta.id != view.meta.id {
+            return Err(ReadError::Gone);
+        }
+        let run = match &answer.body {
+            AnswerBody::Hot(runs) => match runs.first() {
+                Some(run) => run.clone(),
+                None => return Ok(None),
+            },
+            AnswerBody::Cold(parts) => self.piece(parts, at).await?,
+        };
+        Ok(Some(segment::piece(&run, run.start, 1)))
+    }
+}
+
+/// Where an answer from `at` ends that lies in the stream's last, unsealed or just sealed, part.
+fn own_end(view: &View, at: Position) -> Option<Position> {
+    if at < view.meta.start() {
+        None
+    } else if at >= view.sealed {
+        Some(view.tail)
+    } else if at >= view.last_seal {
+        Some(view.sealed)
+    } else {
+        None
+    }
+}
+
+/// The parts of an answer from `at`.
+fn plan(kv: &dyn Kv, view: &View, at: Position) -> Result<Vec<Part>, ReadError> {
+    let mut parts = Vec::new();
+    let mut begin = at;
+    for span in view.meta.fork.iter().flat_map(|fork| &fork.spans) {
+        if begin >= span.end {
+            continue;
+        }
+        let sealed = segment::bounds(kv, span.id, begin)?;
+        let to = sealed.map_or(span.end, |(_, end)| end.min(span.end));
+        parts.push(Part {
+            id: span.id,
+            to,
+            segment: sealed.map(|(start, _)| start),
+        });
+        if to < span.end || to - at >= STITCHED_BYTES_MAX {
+            return Ok(parts);
+        }
+        begin = to;
+    }
+    if begin < view.tail {
+        parts.push(own_part(kv, view, begin)?);
+    }
+    Ok(parts)
+}
+
+fn own_part(kv: &dyn Kv, view: &View, at: Position) -> Result<Part, ReadError> {
+    let id = view.meta.id;
+    if at >= view.sealed {
+        return Ok(Part {
+            id,
+            to: view.tail,
+            segment: None,
+        });
+    }
+    let (start, to) = segment::bounds(kv, id, at)?.ok_or(ReadError::Gone)?;
+    Ok(Part {
+        id,
+        to,
+        segment: Some(start),
+    })
+}
+
+/// Reads from what was the open remainder when the answer was made. It may have been sealed and
+/// packed since.
+fn read_open(kv: &dyn Kv, id: StreamId, at: Position, to: Position) -> Result<Run, ReadError> {
+    if let Some(run) = segment::records(kv, id, at, to, PIECE_BYTES)? {
+        return Ok(run);
+    }
+    let (start, _) = segment::bounds(kv, id, at)?.ok_or(ReadError::Gone)?;
+    let segment = segment::read(kv, id, start)?;
+    Ok(copied(segment::piece(&segment.run, at, PIECE_BYTES)))
+}
+
+fn copied(mut run: Run) -> Run {
+    run.frames = Bytes::copy_from_slice(&run.frames);
+    run
+}
+
+/// Drops what lies behind `to`, which is the beginning of an append.
+fn cut(mut run: Run, to: Position) -> Run {
+    if run.end() > to {
+        run.frames.truncate((to - run.start) as usize);
+    }
+    run
+}

@@ -1,0 +1,206 @@
+//! The store on disk. The only file that names RocksDB.
+
+use super::kv::{Cached, Entry, Kv, KvError, Table, Visit, Write};
+use crate::config::LogConfig;
+use crate::observe::metrics::{DatabaseFigures, Stall};
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
+    ErrorKind, Options, ReadOptions, ReadTier, WriteBatch, WriteOptions, checkpoint::Checkpoint,
+};
+use std::path::Path;
+
+/// Values from this size on lie in blob files, so that compaction does not copy them about.
+const BLOB_BYTES_MIN: u64 = 16 * 1024;
+const BLOB_FILE_BYTES: u64 = 128 * 1024 * 1024;
+const BLOCK_BYTES: usize = 16 * 1024;
+const BLOOM_BITS: f64 = 10.0;
+/// Files that the store holds open at most, however many streams there are.
+const OPEN_FILES_MAX: i32 = 256;
+/// What a start after a crash replays at the most, and what stays on disk after all is deleted.
+const WAL_BYTES_MAX: u64 = 96 * 1024 * 1024;
+
+/// A RocksDB database with a column family for each table.
+pub struct Rocks {
+    db: DB,
+    writes: WriteOptions,
+    cache: Cache,
+}
+
+impl Rocks {
+    /// Opens or creates the database in a directory.
+    pub fn open(dir: &Path, config: &LogConfig) -> Result<Self, KvError> {
+        std::fs::create_dir_all(dir)
+            .map_err(|error| KvError(format!("cannot create {}: {error}", dir.display())))?;
+        let cache = Cache::new_lru_cache(config.block_cache_bytes as usize);
+        let families = Table::ALL.map(|table| {
+            ColumnFamilyDescriptor::new(table.name(), table_options(table, config, &cache))
+        });
+        let db = DB::open_cf_descriptors(&database_options(config), dir, families)?;
+        Ok(Self {
+            db,
+            writes: WriteOptions::default(),
+            cache,
+        })
+    }
+
+    fn family(&self, table: Table) -> Result<&ColumnFamily, KvError> {
+        self.db
+            .cf_handle(table.name())
+            .ok_or_else(|| KvError(format!("the table {} is missing", table.name())))
+    }
+
+    /// Writes a copy of the database, consistent in itself, into a new directory. It shares files
+    /// with the database where the file system allows, so it costs little until they part.
+    pub fn checkpoint(&self, dir: &Path) -> Result<(), KvError> {
+        Ok(Checkpoint::new(&self.db)?.create_checkpoint(dir)?)
+    }
+
+    /// The database's own main figures.
+    pub fn figures(&self) -> DatabaseFigures {
+        let sum = |name: &str| {
+            let of = |table: Table| {
+                let family = self.family(table).ok()?;
+                self.db.property_int_value_cf(family, name).ok().flatten()
+            };
+            Table::ALL.into_iter().filter_map(of).sum()
+        };
+        let one = |name: &str| self.db.property_int_value(name).ok().flatten().unwrap_or(0);
+        let stopped = one("rocksdb.is-write-stopped") > 0;
+        let delayed = one("rocksdb.actual-delayed-write-rate") > 0;
+        DatabaseFigures {
+            memtable_bytes: sum("rocksdb.cur-size-all-mem-tables"),
+            block_cache_bytes: self.cache.get_usage() as u64,
+            sst_bytes: sum("rocksdb.total-sst-files-size"),
+            blob_bytes: sum("rocksdb.total-blob-file-size"),
+            estimated_keys: sum("rocksdb.estimate-num-keys"),
+            pending_compaction_bytes: sum("rocksdb.estimate-pending-compaction-bytes"),
+            running_compactions: one("rocksdb.num-running-compactions"),
+            background_errors: one("rocksdb.background-errors"),
+            stall: match (stopped, delayed) {
+                (true, _) => Stall::Stopped,
+                (false, true) => Stall::Delayed,
+                (false, false) => Stall::None,
+            },
+        }
+    }
+}
+
+fn database_options(config: &LogConfig) -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.set_max_open_files(OPEN_FILES_MAX);
+    options.set_db_write_buffer_size(config.memtable_bytes as usize);
+    options.set_max_total_wal_size(WAL_BYTES_MAX);
+    // A recycled file keeps its size, so a sync writes the data alone.
+    options.set_recycle_log_file_num(2);
+    options.set_max_background_jobs(2);
+    options.set_bytes_per_sync(1 << 20);
+    options.set_keep_log_file_num(4);
+    options.set_max_log_file_size(4 << 20);
+    options.set_skip_stats_update_on_db_open(true);
+    options
+}
+
+fn table_options(table: Table, config: &LogConfig, cache: &Cache) -> Options {
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_cache(cache);
+    blocks.set_block_size(BLOCK_BYTES);
+    blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    blocks.set_bloom_filter(BLOOM_BITS, false);
+    blocks.set_format_version(5);
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&blocks);
+    options.set_write_buffer_size(config.memtable_bytes as usize);
+    options.set_max_write_buffer_number(3);
+    options.set_level_compaction_dynamic_level_bytes(true);
+    options.set_compression_type(DBCompressionType::Lz4);
+    if matches!(table, Table::Records | Table::Segments) {
+        options.set_enable_blob_files(true);
+        options.set_min_blob_size(BLOB_BYTES_MIN);
+        options.set_blob_file_size(BLOB_FILE_BYTES);
+        options.set_blob_compression_type(DBCompressionType::Lz4);
+        options.set_enable_blob_gc(true);
+        options.set_blob_gc_age_cutoff(1.0);
+        options.set_blob_gc_force_threshold(0.5);
+    }
+    options
+}
+
+impl Kv for Rocks {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        Ok(self.db.get_cf(self.family(table)?, key)?)
+    }
+
+    fn get_cached(&self, table: Table, key: &[u8]) -> Result<Cached, KvError> {
+        let mut options = ReadOptions::default();
+        options.set_read_tier(ReadTier::BlockCache);
+        match self.db.get_cf_opt(self.family(table)?, key, &options) {
+            Ok(value) => Ok(Cached::Known(value)),
+            Err(error) if error.kind() == ErrorKind::Incomplete => Ok(Cached::NotInMemory),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn get_at_or_before(&self, table: Table, key: &[u8]) -> Result<Option<Entry>, KvError> {
+        let mut entries = self.db.raw_iterator_cf(self.family(table)?);
+        entries.seek_for_prev(key);
+        entries.status()?;
+        Ok(entries
+            .item()
+            .map(|(key, value)| (key.to_vec(), value.to_vec())))
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut Visit<'_>,
+    ) -> Result<(), KvError> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_upper_bound(to);
+        let mut entries = self.db.raw_iterator_cf_opt(self.family(table)?, options);
+        entries.seek(from);
+        while let Some((key, value)) = entries.item() {
+            if visit(key, value).is_break() {
+                return Ok(());
+            }
+            entries.next();
+        }
+        Ok(entries.status()?)
+    }
+
+    fn write(&self, writes: &[Write]) -> Result<(), KvError> {
+        let mut batch = WriteBatch::default();
+        for write in writes {
+            match write {
+                Write::Put(table, key, value) => batch.put_cf(self.family(*table)?, key, value),
+                Write::Delete(table, key) => batch.delete_cf(self.family(*table)?, key),
+                Write::DeleteRange(table, from, to) => {
+                    batch.delete_range_cf(self.family(*table)?, from, to);
+                }
+            }
+        }
+        Ok(self.db.write_opt(batch, &self.writes)?)
+    }
+
+    fn sync(&self) -> Result<(), KvError> {
+        Ok(self.db.flush_wal(true)?)
+    }
+
+    fn compact(&self, table: Table, from: &[u8], to: &[u8]) -> Result<(), KvError> {
+        let family = self.family(table)?;
+        // Only what is in files can be compacted.
+        self.db.flush_cf(family)?;
+        self.db.compact_range_cf(family, Some(from), Some(to));
+        Ok(())
+    }
+}
+
+impl From<rocksdb::Error> for KvError {
+    fn from(error: rocksdb::Error) -> Self {
+        Self(error.into_string())
+    }
+}

@@ -1,0 +1,203 @@
+//! What holds of the stored tables at every moment, also after a crash.
+
+use crate::frame::Frames;
+use crate::log::keys::{self, Pending, SegmentHeader};
+use crate::log::kv::{Entry, Kv, Table};
+use crate::log::state::StreamState;
+use crate::types::{Position, StreamId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+
+/// All tables, decoded.
+struct Tables {
+    streams: Vec<StreamState>,
+    records: BTreeMap<(StreamId, Position), Vec<u8>>,
+    segments: BTreeMap<(StreamId, Position), (SegmentHeader, Vec<u8>)>,
+    producers: Vec<Vec<u8>>,
+    timers: Vec<(u64, StreamId)>,
+    packs: BTreeSet<(StreamId, Position, Position)>,
+    /// Streams to purge, with the source to let go of.
+    purges: BTreeMap<StreamId, Option<StreamId>>,
+}
+
+/// Panics unless the tables agree with each other.
+pub(super) fn audit(kv: &dyn Kv) {
+    let tables = Tables::read(kv);
+    for state in &tables.streams {
+        tables.check_data(state);
+        tables.check_counts(state);
+    }
+    tables.check_nothing_leaks();
+}
+
+/// Panics unless all work is done: nothing waits, and sealed records are packed.
+pub(super) fn audit_at_rest(kv: &dyn Kv) {
+    audit(kv);
+    let tables = Tables::read(kv);
+    assert_eq!((tables.packs.len(), tables.purges.len()), (0, 0));
+    let deleted = tables.streams.iter().find(|s| s.deleted && s.forks == 0);
+    assert_eq!(deleted, None, "a deleted stream outlived its forks");
+}
+
+impl Tables {
+    fn read(kv: &dyn Kv) -> Self {
+        let mut packs = BTreeSet::new();
+        let mut purges = BTreeMap::new();
+        for (key, value) in entries(kv, Table::Pending) {
+            match Pending::read(&key, &value).unwrap() {
+                Pending::Pack { id, start, end } => drop(packs.insert((id, start, end))),
+                Pending::Purge { id, source } => {
+                    purges.insert(id, source.map(|(id, _)| id));
+                }
+            }
+        }
+        let positions = |table| {
+            entries(kv, table)
+                .into_iter()
+                .map(|(key, value)| (keys::read_position_key(&key).unwrap(), value))
+        };
+        Self {
+            streams: entries(kv, Table::Streams)
+                .iter()
+                .map(|(_, value)| keys::read_state(value).unwrap())
+                .collect(),
+            records: positions(Table::Records).collect(),
+            segments: positions(Table::Segments)
+                .map(|(key, mut value)| {
+                    let frames = value.split_off(SegmentHeader::BYTES);
+                    (key, (SegmentHeader::read(&value).unwrap(), frames))
+                })
+                .collect(),
+            producers: entries(kv, Table::Producers)
+                .into_iter()
+                .map(|(key, _)| key)
+                .collect(),
+            timers: entries(kv, Table::Timers)
+                .iter()
+                .map(|(key, _)| keys::read_timer_key(key).unwrap())
+                .collect(),
+            packs,
+            purges,
+        }
+    }
+
+    /// Segments join from the start to `sealed`, records from there to the tail.
+    fn check_data(&self, state: &StreamState) {
+        let id = state.meta.id;
+        let (mut at, mut last_seal) = (state.meta.start(), state.meta.start());
+        for (start, header, frames) in self.segments_of(id) {
+            assert_eq!(start, at, "segments of {state:?} do not join");
+            if header.packed {
+                assert_eq!(start + frames.len() as u64, header.end);
+                assert_eq!(self.records_of(id, start, header.end).count(), 0);
+                assert!(!self.packs.contains(&(id, start, header.end)));
+            } else {
+                let records = self.check_records(id, start, header.end);
+                let waits = self.packs.contains(&(id, start, header.end));
+                assert_eq!(waits, records > 1, "{start} of {state:?}");
+            }
+            last_seal = start;
+            at = header.end;
+        }
+        assert_eq!(
+            (at, last_seal),
+            (state.sealed, state.last_seal),
+            "{state:?}"
+        );
+        let open = self.check_records(id, state.sealed, state.tail);
+        assert_eq!(open, state.open_records as usize, "{state:?}");
+        assert_eq!(self.records_of(id, state.tail, u64::MAX).count(), 0);
+    }
+
+    /// Records join from `start` to `end`; returns how many they are.
+    fn check_records(&self, id: StreamId, start: Position, end: Position) -> usize {
+        let mut at = start;
+        for (record, frames) in self.records_of(id, start, end) {
+            assert_eq!(record, at, "records of {id} do not join");
+            check_record(frames);
+            at += frames.len() as u64;
+        }
+        assert_eq!(at, end, "records of {id} from {start} are missing");
+        self.records_of(id, start, end).count()
+    }
+
+    /// Producers, forks and timers are as many as the state says.
+    fn check_counts(&self, state: &StreamState) {
+        let id = state.meta.id;
+        let producers = self.producers.iter().filter(|key| owner(key) == id);
+        assert_eq!(producers.count(), state.producers as usize, "{state:?}");
+        let living = self.streams.iter().filter_map(|s| s.meta.fork.as_ref());
+        let living = living.filter(|fork| fork.source_id == id).count();
+        let leaving = self.purges.values().filter(|s| **s == Some(id)).count();
+        assert_eq!(living + leaving, state.forks as usize, "{state:?}");
+        if let Some(deadline) = state.deadline_ms().filter(|_| !state.deleted) {
+            let mut timers = self.timers.iter();
+            let in_time = |timer: &(u64, StreamId)| timer.1 == id && timer.0 <= deadline;
+            assert!(timers.any(in_time), "no timer for {state:?}");
+        }
+    }
+
+    /// All data belongs to a stream, or to one that waits to be purged; all sources of forks live.
+    fn check_nothing_leaks(&self) {
+        let living: BTreeSet<_> = self.streams.iter().map(|state| state.meta.id).collect();
+        assert_eq!(living.len(), self.streams.len(), "an id is used twice");
+        let with_data = (self.records.keys())
+            .chain(self.segments.keys())
+            .map(|(id, _)| *id)
+            .chain(self.producers.iter().map(|key| owner(key)));
+        for id in with_data {
+            let known = living.contains(&id) || self.purges.contains_key(&id);
+            assert!(known, "data of {id} is left behind");
+        }
+        for id in self.purges.keys() {
+            assert!(!living.contains(id), "{id} is purged while it lives");
+        }
+        let forks = self.streams.iter().filter_map(|s| s.meta.fork.as_ref());
+        for fork in forks {
+            assert!(living.contains(&fork.source_id), "{fork:?} lost its source");
+            for span in &fork.spans {
+                assert!(living.contains(&span.id), "{fork:?} lost a span");
+            }
+        }
+    }
+
+    fn segments_of(
+        &self,
+        id: StreamId,
+    ) -> impl Iterator<Item = (Position, SegmentHeader, &Vec<u8>)> {
+        self.segments
+            .range((id, 0)..=(id, u64::MAX))
+            .map(|((_, start), (header, frames))| (*start, *header, frames))
+    }
+
+    fn records_of(
+        &self,
+        id: StreamId,
+        start: Position,
+        end: Position,
+    ) -> impl Iterator<Item = (Position, &Vec<u8>)> {
+        self.records
+            .range((id, start)..(id, end))
+            .map(|((_, start), frames)| (*start, frames))
+    }
+}
+
+/// A record is one append.
+fn check_record(frames: &[u8]) {
+    let last = Frames::new(frames, 0).find(|frame| frame.ends_append);
+    assert_eq!(last.map(|frame| frame.end), Some(frames.len()));
+}
+
+fn owner(producer_key: &[u8]) -> StreamId {
+    StreamId::from_be_bytes(producer_key[..8].try_into().unwrap())
+}
+
+fn entries(kv: &dyn Kv, table: Table) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    kv.scan(table, &[], &[0xff; 32], &mut |key, value| {
+        entries.push((key.to_vec(), value.to_vec()));
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    entries
+}

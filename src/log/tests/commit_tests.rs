@@ -1,0 +1,255 @@
+//! The committer: what is written when, who is told when, and what a full queue does.
+
+use super::model::Outcome;
+use super::requests::{Append, Stamp, append, close, stream};
+use super::store::{Call, MemoryStore};
+use super::world::{World, small, until};
+use crate::config::{Durability, LogConfig};
+use crate::log::CommitError;
+use crate::log::keys::read_position_key;
+use crate::log::kv::{Table, Write};
+use crate::log::state::AppendRefusal;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::{JoinHandle, yield_now};
+
+fn begin(world: &Arc<World>, append: Append) -> JoinHandle<Outcome> {
+    let world = world.clone();
+    tokio::spawn(async move { world.append(&append).await })
+}
+
+/// Lets what was begun get as far as it can without another thread.
+async fn go_on() {
+    for _ in 0..20 {
+        yield_now().await;
+    }
+}
+
+/// A stream, and syncs that are held up from now on.
+async fn held(config: LogConfig) -> (Arc<World>, Arc<MemoryStore>) {
+    let store = MemoryStore::new();
+    let world = Arc::new(World::over(&store, config));
+    world.create(&stream(0)).await;
+    store.hold(Call::Sync);
+    (world, store)
+}
+
+fn appended(tail: u64) -> Outcome {
+    Outcome::Appended {
+        duplicate: false,
+        tail,
+        closed: false,
+        producer_seq: None,
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_visible_or_acknowledged_before_it_is_synced() {
+    let (world, store) = held(small()).await;
+    let stream = world.stream(0).await;
+    let id = stream.tail().view().unwrap().meta.id;
+    let reader = tokio::spawn({
+        let stream = stream.clone();
+        async move { stream.tail().wait(id, 0).await }
+    });
+    let writer = begin(&world, append(0, b"data"));
+    until(|| store.waits(Call::Sync)).await;
+    go_on().await;
+    assert!(!writer.is_finished() && !reader.is_finished());
+    assert_eq!(world.read(0, 0).await.unwrap().to, 0);
+    store.release(Call::Sync);
+    assert_eq!(writer.await.unwrap(), appended(8));
+    assert_eq!(reader.await.unwrap().unwrap().tail, 8);
+    assert_eq!(world.read(0, 0).await.unwrap().to, 8);
+}
+
+#[tokio::test]
+async fn a_written_append_is_enough_where_durability_says_so() {
+    let durability = Durability::Os;
+    let (world, store) = held(LogConfig {
+        durability,
+        ..small()
+    })
+    .await;
+    assert_eq!(world.append(&append(0, b"data")).await, appended(8));
+    store.release(Call::Sync);
+}
+
+#[tokio::test]
+async fn waiting_appends_share_syncs_and_keep_their_order() {
+    const APPENDS: usize = 40;
+    let (world, store) = held(LogConfig::default()).await;
+    let before = store.count(Call::Sync);
+    let writers: Vec<_> = (0..APPENDS)
+        .map(|_| begin(&world, append(0, b"data")))
+        .collect();
+    until(|| world.log().figures().queued_operations == APPENDS as u64).await;
+    let written = written_records(&store);
+    assert!(
+        written.is_sorted(),
+        "the queue keeps the order of positions"
+    );
+    assert!(writers.iter().all(|writer| !writer.is_finished()));
+    store.release(Call::Sync);
+    for (index, writer) in writers.into_iter().enumerate() {
+        assert_eq!(writer.await.unwrap(), appended(8 * (index as u64 + 1)));
+    }
+    // One sync was under way, one batch was written meanwhile, the rest shares the third.
+    assert!(store.count(Call::Sync) - before <= 3);
+}
+
+fn written_records(store: &MemoryStore) -> Vec<u64> {
+    let batches = store.unsynced();
+    let puts = batches.iter().flatten().filter_map(|write| match write {
+        Write::Put(Table::Records, key, _) => Some(read_position_key(key).unwrap().1),
+        _ => None,
+    });
+    puts.collect()
+}
+
+#[tokio::test]
+async fn a_duplicate_waits_for_what_it_repeats() {
+    let (world, store) = held(small()).await;
+    let producer = Some(Stamp {
+        producer: 1,
+        epoch: 0,
+        seq: 0,
+    });
+    let request = Append {
+        producer,
+        ..append(0, b"data")
+    };
+    let first = begin(&world, request.clone());
+    until(|| store.waits(Call::Sync)).await;
+    let second = begin(&world, request);
+    go_on().await;
+    assert!(!first.is_finished() && !second.is_finished());
+    store.release(Call::Sync);
+    let outcome = |duplicate| Outcome::Appended {
+        duplicate,
+        tail: 8,
+        closed: false,
+        producer_seq: Some(0),
+    };
+    assert_eq!(first.await.unwrap(), outcome(false));
+    assert_eq!(second.await.unwrap(), outcome(true));
+}
+
+#[tokio::test]
+async fn a_refusal_waits_for_what_it_rests_on() {
+    let (world, store) = held(small()).await;
+    let closing = begin(&world, close(0));
+    until(|| store.waits(Call::Sync)).await;
+    let refused = begin(&world, append(0, b"data"));
+    go_on().await;
+    assert!(!refused.is_finished());
+    store.release(Call::Sync);
+    closing.await.unwrap();
+    let refusal = AppendRefusal::Closed {
+        tail: 0,
+        received_seq: None,
+    };
+    assert_eq!(refused.await.unwrap(), Outcome::NotAppended(refusal));
+}
+
+#[tokio::test]
+async fn a_refusal_that_rests_on_a_failed_sync_is_not_given() {
+    let (world, store) = held(small()).await;
+    let closing = begin(&world, close(0));
+    until(|| store.waits(Call::Sync)).await;
+    let refused = begin(&world, append(0, b"data"));
+    go_on().await;
+    store.fail(Call::Sync, 1);
+    store.release(Call::Sync);
+    let failed = Outcome::NotCommitted(CommitError::Failed);
+    assert_eq!(closing.await.unwrap(), failed);
+    assert_eq!(refused.await.unwrap(), failed);
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_and_recovers() {
+    let store = MemoryStore::new();
+    let config = LogConfig {
+        queue_ops_max: 2,
+        ..small()
+    };
+    let world = Arc::new(World::impatient(&store, config));
+    world.create(&stream(0)).await;
+    store.hold(Call::Sync);
+    let writers = [
+        begin(&world, append(0, b"1")),
+        begin(&world, append(0, b"2")),
+    ];
+    until(|| world.log().figures().queued_operations == 2).await;
+    let overloaded = Outcome::NotCommitted(CommitError::Overloaded);
+    assert_eq!(world.append(&append(0, b"3")).await, overloaded);
+    assert_eq!(world.delete(0).await, overloaded);
+    store.release(Call::Sync);
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    assert_eq!(world.append(&append(0, b"4")).await, appended(15));
+    let figures = world.log().figures();
+    assert_eq!((figures.queued_operations, figures.queued_bytes), (0, 0));
+}
+
+#[tokio::test]
+async fn an_append_that_waits_for_room_takes_none() {
+    let (world, store) = held(LogConfig {
+        queue_ops_max: 1,
+        queue_bytes_max: 4096,
+        ..small()
+    })
+    .await;
+    let first = begin(&world, append(0, b"small"));
+    until(|| store.waits(Call::Sync)).await;
+    // More than half of the queue.
+    let second = begin(&world, append(0, &[0; 2500]));
+    go_on().await;
+    store.release(Call::Sync);
+    assert_eq!(first.await.unwrap(), appended(9));
+    assert_eq!(second.await.unwrap(), appended(9 + 2504));
+}
+
+#[tokio::test]
+async fn an_append_larger_than_the_queue_goes_alone() {
+    let (world, store) = held(LogConfig {
+        queue_bytes_max: 1024,
+        ..small()
+    })
+    .await;
+    store.release(Call::Sync);
+    assert_eq!(world.append(&append(0, &[0; 5000])).await, appended(5004));
+}
+
+#[tokio::test]
+async fn a_stop_commits_what_is_queued() {
+    let (mut world, store) = held(small()).await;
+    store.release(Call::Sync);
+    world.create(&stream(1)).await;
+    store.hold(Call::Write);
+    let writers: Vec<_> = (0..5).map(|_| begin(&world, append(0, b"data"))).collect();
+    until(|| world.log().figures().queued_operations == 5).await;
+    let stopping = tokio::spawn({
+        let log = world.log().clone();
+        async move { log.stop().await }
+    });
+    // What comes before the stop has begun is queued, too.
+    let stopped = Outcome::NotCommitted(CommitError::Stopped);
+    loop {
+        let late = begin(&world, append(1, b"late"));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        if late.is_finished() {
+            assert_eq!(late.await.unwrap(), stopped);
+            break;
+        }
+    }
+    assert!(!stopping.is_finished());
+    store.release(Call::Write);
+    for (index, writer) in writers.into_iter().enumerate() {
+        assert_eq!(writer.await.unwrap(), appended(8 * (index as u64 + 1)));
+    }
+    stopping.await.unwrap();
+    Arc::get_mut(&mut world).unwrap().restart();
+    assert_eq!(world.read(0, 0).await.unwrap().to, 40);
+}

@@ -1,0 +1,19 @@
+//! Tests of the log as a whole, over a store that crashes and fails on demand, and over RocksDB.
+
+mod audit;
+mod clients;
+mod commit_tests;
+mod concurrency_tests;
+mod crash_tests;
+mod failure_tests;
+mod immutability_tests;
+mod lifetime_tests;
+mod model;
+mod model_tests;
+mod race_tests;
+mod reading;
+mod recovery_tests;
+mod requests;
+mod steps;
+mod store;
+mod world;
