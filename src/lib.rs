@@ -8,5 +8,6 @@ pub mod limits;
 pub mod log;
 pub mod observe;
 pub mod protocol;
+pub mod serve;
 pub mod types;
 pub mod units;

@@ -1,0 +1,278 @@
+//! The one place where errors become statuses.
+
+use super::{Body, Reply};
+use crate::log::keys::Corrupt;
+use crate::log::state::{AppendRefusal, Unavailable};
+use crate::log::{AppendError, CommitError, CreateError, DeleteError, ReadError};
+use crate::observe::metrics::Refusal;
+use crate::protocol::json::JsonError;
+use crate::protocol::names;
+use crate::protocol::reply::Head;
+use crate::protocol::request::RequestError;
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
+use thiserror::Error;
+
+/// Why a request was not done.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    #[error("the path is not one of a stream: {0}")]
+    Path(&'static str),
+    #[error("nothing is served here")]
+    NoRoute,
+    #[error("the request names no host")]
+    NoHost,
+    #[error("the Host header names no host")]
+    InvalidHost,
+    #[error("the path is longer than {bytes_max} bytes")]
+    PathTooLong { bytes_max: usize },
+    #[error("the headers are longer than {bytes_max} bytes")]
+    HeadersTooLarge { bytes_max: usize },
+    #[error("the body is larger than {bytes_max} bytes")]
+    BodyTooLarge { bytes_max: u64 },
+    #[error("no more of the body came for {seconds} s")]
+    BodyTimeout { seconds: u64 },
+    #[error("the body broke off")]
+    BodyBroken,
+    #[error("an append needs a body, or Stream-Closed: true")]
+    EmptyBody,
+    #[error("an append needs a Content-Type")]
+    NoContentType,
+    #[error(transparent)]
+    Json(#[from] JsonError),
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    #[error(transparent)]
+    Refused(#[from] AppendRefusal),
+    #[error(transparent)]
+    Create(CreateError),
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("too many bodies are on their way; try again later")]
+    TooManyBodies,
+    #[error("too many live readers are connected; try again later")]
+    TooManyReaders,
+    #[error("subscriptions are not served yet")]
+    Subscriptions,
+}
+
+impl From<AppendError> for ServeError {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Unavailable(error) => error.into(),
+            AppendError::Refused(error) => error.into(),
+            AppendError::Commit(error) => error.into(),
+            AppendError::Read(error) => error.into(),
+        }
+    }
+}
+
+impl From<CreateError> for ServeError {
+    fn from(error: CreateError) -> Self {
+        match error {
+            CreateError::Commit(error) => error.into(),
+            CreateError::Read(error) => error.into(),
+            error => Self::Create(error),
+        }
+    }
+}
+
+impl From<DeleteError> for ServeError {
+    fn from(error: DeleteError) -> Self {
+        match error {
+            DeleteError::Unavailable(error) => error.into(),
+            DeleteError::Commit(error) => error.into(),
+            DeleteError::Read(error) => error.into(),
+        }
+    }
+}
+
+/// Seconds after which a refused request may be tried again.
+const RETRY_AFTER_SECONDS: u64 = 1;
+
+impl ServeError {
+    /// The status and the stable code of this error.
+    pub fn status(&self) -> (StatusCode, &'static str) {
+        use StatusCode as S;
+        match self {
+            Self::Request(error) => request_status(error),
+            Self::Path(_) => (S::BAD_REQUEST, "INVALID_PATH"),
+            Self::NoRoute => (S::NOT_FOUND, "NO_ROUTE"),
+            Self::NoHost => (S::BAD_REQUEST, "NO_HOST"),
+            Self::InvalidHost => (S::BAD_REQUEST, "INVALID_HOST"),
+            Self::PathTooLong { .. } => (S::URI_TOO_LONG, "PATH_TOO_LONG"),
+            Self::HeadersTooLarge { .. } => {
+                (S::REQUEST_HEADER_FIELDS_TOO_LARGE, "HEADERS_TOO_LARGE")
+            }
+            Self::BodyTooLarge { .. } => (S::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE"),
+            Self::BodyTimeout { .. } => (S::REQUEST_TIMEOUT, "BODY_TIMEOUT"),
+            Self::BodyBroken => (S::BAD_REQUEST, "BODY_BROKEN"),
+            Self::EmptyBody => (S::BAD_REQUEST, "EMPTY_BODY"),
+            Self::NoContentType => (S::BAD_REQUEST, "NO_CONTENT_TYPE"),
+            Self::Json(JsonError::Invalid(_)) => (S::BAD_REQUEST, "INVALID_JSON"),
+            Self::Json(JsonError::EmptyArray) => (S::BAD_REQUEST, "EMPTY_ARRAY"),
+            Self::Unavailable(Unavailable::NotFound) | Self::Read(ReadError::Gone) => {
+                (S::NOT_FOUND, "NOT_FOUND")
+            }
+            Self::Unavailable(Unavailable::Gone) => (S::GONE, "GONE"),
+            Self::Refused(refusal) => refusal_status(refusal),
+            Self::Create(error) => create_status(error),
+            Self::Commit(CommitError::Overloaded) => (S::SERVICE_UNAVAILABLE, "OVERLOADED"),
+            Self::Commit(CommitError::Failed) => (S::SERVICE_UNAVAILABLE, "STORAGE_FAILED"),
+            Self::Commit(CommitError::Stopped) => (S::SERVICE_UNAVAILABLE, "STOPPING"),
+            Self::Read(ReadError::Store(_)) => (S::INTERNAL_SERVER_ERROR, "STORAGE_ERROR"),
+            Self::Read(ReadError::Corrupt(Corrupt(_))) => {
+                (S::INTERNAL_SERVER_ERROR, "STORAGE_CORRUPT")
+            }
+            Self::TooManyBodies => (S::SERVICE_UNAVAILABLE, "TOO_MANY_BODIES"),
+            Self::TooManyReaders => (S::SERVICE_UNAVAILABLE, "TOO_MANY_READERS"),
+            Self::Subscriptions => (S::NOT_IMPLEMENTED, "SUBSCRIPTIONS_NOT_IMPLEMENTED"),
+        }
+    }
+
+    /// The limit that refused the request, if one did.
+    pub fn refusal(&self) -> Option<Refusal> {
+        match self {
+            Self::BodyTooLarge { .. } => Some(Refusal::Body),
+            Self::TooManyBodies => Some(Refusal::BodyMemory),
+            Self::TooManyReaders => Some(Refusal::Readers),
+            Self::Commit(CommitError::Overloaded) => Some(Refusal::Queue),
+            Self::Refused(AppendRefusal::TooManyProducers(_)) => Some(Refusal::Producers),
+            _ => None,
+        }
+    }
+
+    /// The reply that tells the client.
+    pub fn into_reply(self, cors: bool) -> Reply {
+        let (status, code) = self.status();
+        if status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED {
+            tracing::warn!(code, error = %self, "a request failed");
+        }
+        let mut head = Head::new(status, cors);
+        let problem = HeaderValue::from_static("application/problem+json");
+        head.set(header::CONTENT_TYPE, problem);
+        head.set_no_store();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            head.set_number(header::RETRY_AFTER, RETRY_AFTER_SECONDS);
+        }
+        self.set_headers(&mut head);
+        Reply {
+            body: Body::Full(problem_json(status, code, &self.to_string())),
+            head,
+        }
+    }
+
+    /// The headers that the protocol asks for beside the status (sections 5.2 and 5.2.1).
+    fn set_headers(&self, head: &mut Head) {
+        match self {
+            Self::Refused(AppendRefusal::Closed { tail, received_seq }) => {
+                head.set_closed(true);
+                head.set_next_offset(*tail);
+                if let Some(seq) = received_seq {
+                    // A producer that expects to be told what to send next would wait for ever.
+                    head.set_number(names::PRODUCER_EXPECTED_SEQ, *seq);
+                    head.set_number(names::PRODUCER_RECEIVED_SEQ, *seq);
+                }
+            }
+            Self::Refused(AppendRefusal::StaleEpoch { current }) => {
+                head.set_number(names::PRODUCER_EPOCH, *current);
+            }
+            Self::Refused(AppendRefusal::SeqGap { expected, received }) => {
+                head.set_number(names::PRODUCER_EXPECTED_SEQ, *expected);
+                head.set_number(names::PRODUCER_RECEIVED_SEQ, *received);
+            }
+            Self::Request(RequestError::Method(_)) => {
+                let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS");
+                head.set(header::ALLOW, allowed);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn request_status(error: &RequestError) -> (StatusCode, &'static str) {
+    let code = match error {
+        RequestError::Method(_) => return (StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED"),
+        RequestError::HeaderText(_) => "INVALID_HEADER",
+        RequestError::QueryText => "INVALID_QUERY",
+        RequestError::OffsetTwice | RequestError::Offset(_) => "INVALID_OFFSET",
+        RequestError::Mode(_) => "INVALID_LIVE_MODE",
+        RequestError::LiveWithoutOffset => "OFFSET_REQUIRED",
+        RequestError::Ttl => "INVALID_TTL",
+        RequestError::ExpiresAt => "INVALID_EXPIRES_AT",
+        RequestError::TwoLifetimes => "TTL_AND_EXPIRES_AT",
+        RequestError::ForkWithoutSource | RequestError::ForkSource => "FORK_SOURCE_REQUIRED",
+        RequestError::ForkOffset => "INVALID_FORK_OFFSET",
+        RequestError::ForkSubOffset => "INVALID_FORK_SUB_OFFSET",
+        RequestError::ProducerIncomplete => "PRODUCER_HEADERS_INCOMPLETE",
+        RequestError::ProducerId => "INVALID_PRODUCER_ID",
+        RequestError::ProducerNumber(_) => "INVALID_PRODUCER_NUMBER",
+        RequestError::TooLong(..) => "HEADER_TOO_LONG",
+    };
+    (StatusCode::BAD_REQUEST, code)
+}
+
+fn refusal_status(refusal: &AppendRefusal) -> (StatusCode, &'static str) {
+    match refusal {
+        AppendRefusal::Closed { .. } => (StatusCode::CONFLICT, "STREAM_CLOSED"),
+        AppendRefusal::ContentType { .. } => (StatusCode::CONFLICT, "CONTENT_TYPE_MISMATCH"),
+        AppendRefusal::StreamSeq { .. } => (StatusCode::CONFLICT, "STREAM_SEQ_REGRESSION"),
+        AppendRefusal::StaleEpoch { .. } => (StatusCode::FORBIDDEN, "PRODUCER_STALE_EPOCH"),
+        AppendRefusal::EpochStart => (StatusCode::BAD_REQUEST, "PRODUCER_EPOCH_START"),
+        AppendRefusal::SeqGap { .. } => (StatusCode::CONFLICT, "PRODUCER_SEQ_GAP"),
+        AppendRefusal::TooManyProducers(_) => (StatusCode::BAD_REQUEST, "TOO_MANY_PRODUCERS"),
+    }
+}
+
+fn create_status(error: &CreateError) -> (StatusCode, &'static str) {
+    match error {
+        CreateError::Conflict => (StatusCode::CONFLICT, "CONFLICT_EXISTS"),
+        CreateError::PathHeld => (StatusCode::CONFLICT, "PATH_HELD_BY_FORKS"),
+        CreateError::SourceNotFound => (StatusCode::NOT_FOUND, "FORK_SOURCE_NOT_FOUND"),
+        CreateError::SourceGone => (StatusCode::CONFLICT, "FORK_SOURCE_GONE"),
+        CreateError::SourceContentType(_) => (StatusCode::CONFLICT, "CONTENT_TYPE_MISMATCH"),
+        CreateError::ForkOffset => (StatusCode::BAD_REQUEST, "FORK_OFFSET_NOT_IN_SOURCE"),
+        CreateError::ForkSubOffset => (StatusCode::BAD_REQUEST, "FORK_SUB_OFFSET_NOT_IN_SOURCE"),
+        CreateError::Commit(_) | CreateError::Read(_) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL")
+        }
+    }
+}
+
+/// A problem document (RFC 9457).
+fn problem_json(status: StatusCode, code: &str, detail: &str) -> Bytes {
+    let problem = serde_json::json!({
+        "type": "about:blank",
+        "title": status.canonical_reason().unwrap_or("Error"),
+        "status": status.as_u16(),
+        "code": code,
+        "detail": detail,
+    });
+    problem.to_string().into()
+}
+
+#[cfg(test)]
+mod tests {
+    /// The manual names every code, and no code that is not there.
+    #[test]
+    fn the_manual_has_all_codes() {
+        let codes = |text: &str, quote: char| -> std::collections::BTreeSet<String> {
+            text.split(quote)
+                .filter(|word| word.len() > 3 && word.contains(|c: char| c.is_ascii_uppercase()))
+                .filter(|word| word.chars().all(|c| c.is_ascii_uppercase() || c == '_'))
+                .map(str::to_owned)
+                .collect()
+        };
+        let source = include_str!("error.rs").split("mod tests").next().unwrap();
+        let manual = include_str!("../../docs/protocol.md");
+        let errors = manual.split("## Errors").nth(1).unwrap();
+        let unreachable = "INTERNAL".to_owned();
+        let mut expected = codes(source, '"');
+        expected.remove(&unreachable);
+        assert_eq!(codes(errors, '`'), expected);
+    }
+}

@@ -1,0 +1,129 @@
+//! GET without waiting (protocol, section 5.6).
+
+use super::{Body, Reply, ServeError, Server, Target};
+use crate::hub::View;
+use crate::log::{Answer, Stream};
+use crate::protocol::reply::{self, EndState, Freshness, Head};
+use crate::protocol::request::{self, From};
+use crate::types::{Kind, Position, UnixMs};
+use bytes::Bytes;
+use http::{StatusCode, header};
+use std::sync::Arc;
+
+impl Server {
+    pub(super) async fn get(
+        self: &Arc<Self>,
+        target: &Target<'_>,
+        read: request::Read,
+    ) -> Result<Reply, ServeError> {
+        let (stream, view) = self.begin_read(target).await?;
+        let Some(at) = position(read.from, &view) else {
+            return Ok(at_tail(target, &view));
+        };
+        let answer = self.log.answer(&stream, at).await?;
+        self.answer(target, &stream, answer, read.if_none_match.as_deref(), None)
+            .await
+    }
+
+    /// The stream of a read, which counts as a use of it.
+    pub(super) async fn begin_read(
+        &self,
+        target: &Target<'_>,
+    ) -> Result<(Arc<Stream>, View), ServeError> {
+        let stream = self.log.stream(&target.path).await?;
+        let view = stream.view(self.clock.now_ms())?;
+        self.log.touch(&stream);
+        Ok((stream, view))
+    }
+
+    /// The reply with the data of an answer; `cursor` makes it one of a live read.
+    pub(super) async fn answer(
+        self: &Arc<Self>,
+        target: &Target<'_>,
+        stream: &Stream,
+        answer: Answer,
+        if_none_match: Option<&str>,
+        cursor: Option<u64>,
+    ) -> Result<Reply, ServeError> {
+        let etag = reply::etag(&answer.view.meta, answer.from, answer.to, end_of(&answer));
+        let unchanged = if_none_match.is_some_and(|given| reply::matches_etag(given, &etag));
+        let status = if unchanged {
+            StatusCode::NOT_MODIFIED
+        } else {
+            StatusCode::OK
+        };
+        let mut head = Head::new(status, target.route.config.cors);
+        head.set_string(header::ETAG, etag);
+        head.set_next_offset(answer.to);
+        head.set_up_to_date(answer.up_to_date());
+        head.set_closed(answer.up_to_date() && answer.view.closed);
+        if let Some(cursor) = cursor {
+            head.set_number(crate::protocol::names::STREAM_CURSOR, cursor);
+        }
+        let remaining = remaining_ms(stream, &answer.view, self.clock.now_ms());
+        let control = target
+            .route
+            .caching
+            .cache_control(freshness(&answer), remaining);
+        head.set(header::CACHE_CONTROL, control);
+        head.set_cache_tag(&target.path);
+        if unchanged {
+            return Ok(Reply {
+                head,
+                body: Body::Empty,
+            });
+        }
+        head.set_text(header::CONTENT_TYPE, &answer.view.meta.content_type);
+        let body = Body::of_answer(self, answer).await?;
+        Ok(Reply { head, body })
+    }
+}
+
+/// Where a read begins; `None`: at the tail, whatever is there.
+fn position(from: From, view: &View) -> Option<Position> {
+    match from {
+        From::Start => Some(0),
+        From::Tail => None,
+        // What was never minted lies at the tail.
+        From::At(at) => Some(at.min(view.tail)),
+    }
+}
+
+/// The answer to `offset=now`: where the tail is, and nothing else.
+fn at_tail(target: &Target<'_>, view: &View) -> Reply {
+    let mut head = Head::new(StatusCode::OK, target.route.config.cors);
+    head.set_text(header::CONTENT_TYPE, &view.meta.content_type);
+    head.set_next_offset(view.tail);
+    head.set_up_to_date(true);
+    head.set_closed(view.closed);
+    head.set_no_store();
+    let body = match view.meta.kind {
+        Kind::Json => Body::Full(Bytes::from_static(b"[]")),
+        Kind::Text | Kind::Binary => Body::Empty,
+    };
+    Reply { head, body }
+}
+
+fn end_of(answer: &Answer) -> EndState {
+    match (answer.up_to_date(), answer.view.closed) {
+        (false, _) => EndState::More,
+        (true, false) => EndState::UpToDate,
+        (true, true) => EndState::Closed,
+    }
+}
+
+fn freshness(answer: &Answer) -> Freshness {
+    if answer.fixed() {
+        Freshness::Fixed
+    } else if answer.from < answer.to {
+        Freshness::Tail
+    } else {
+        Freshness::Nothing
+    }
+}
+
+/// How long the stream will certainly live on, if its life is limited.
+fn remaining_ms(stream: &Stream, view: &View, now_ms: UnixMs) -> Option<u64> {
+    let deadline = stream.deadline_ms(view)?;
+    Some(deadline.saturating_sub(now_ms))
+}

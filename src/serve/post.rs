@@ -1,0 +1,92 @@
+//! POST: append, close, or both (protocol, sections 5.2 and 5.3).
+
+use super::{Body, Reply, ServeError, Server, Target};
+use crate::frame;
+use crate::log::Appended;
+use crate::log::state::AppendRequest;
+use crate::protocol::json::{self, JsonError};
+use crate::protocol::reply::Head;
+use crate::protocol::{names, request};
+use crate::types::Kind;
+use bytes::Bytes;
+use http::StatusCode;
+
+impl Server {
+    pub(super) async fn post(
+        &self,
+        target: &Target<'_>,
+        append: request::Append,
+        body: Bytes,
+    ) -> Result<Reply, ServeError> {
+        if body.is_empty() && !append.close {
+            return Err(ServeError::EmptyBody);
+        }
+        if !body.is_empty() && append.content_type.is_none() {
+            return Err(ServeError::NoContentType);
+        }
+        let stream = self.log.stream(&target.path).await?;
+        let view = stream.view(self.clock.now_ms())?;
+        let framed = frames(view.meta.kind, &body);
+        let (frames, messages) = match &framed {
+            Ok((frames, messages)) => (frames.clone(), *messages),
+            Err(_) => (None, 0),
+        };
+        let request = AppendRequest {
+            content_type: append.content_type.as_deref(),
+            frame_bytes: frames.as_ref().map_or(body.len(), Bytes::len) as u64,
+            stream_seq: append.stream_seq.as_ref(),
+            close: append.close,
+            producer: append.producer.as_ref(),
+            producers_max: self.producers_max,
+        };
+        if let Err(error) = framed {
+            // What the stream says of the request comes before what is wrong with its body.
+            self.log.judge(&stream, &request).await?;
+            return Err(error.into());
+        }
+        let appended = self.log.append(&stream, &request, frames).await?;
+        if !appended.duplicate {
+            self.metrics.appended.add(body.len() as u64, messages);
+        }
+        Ok(reply(target, &append, &appended, body.is_empty()))
+    }
+}
+
+/// The body as frames, and how many messages they are.
+fn frames(kind: Kind, body: &[u8]) -> Result<(Option<Bytes>, u64), JsonError> {
+    if body.is_empty() {
+        return Ok((None, 0));
+    }
+    if kind != Kind::Json {
+        return Ok((Some(frame::encode([body].into_iter())), 1));
+    }
+    let messages = json::split(body)?;
+    let count = messages.len() as u64;
+    Ok((Some(frame::encode(messages.into_iter())), count))
+}
+
+fn reply(
+    target: &Target<'_>,
+    append: &request::Append,
+    appended: &Appended,
+    close_only: bool,
+) -> Reply {
+    let new_data = append.producer.is_some() && !appended.duplicate && !close_only;
+    let status = if new_data {
+        StatusCode::OK
+    } else {
+        StatusCode::NO_CONTENT
+    };
+    let mut head = Head::lean(status, target.route.config.cors);
+    head.set_next_offset(appended.tail);
+    head.set_closed(appended.closed);
+    if let Some(stamp) = &append.producer {
+        head.set_number(names::PRODUCER_EPOCH, stamp.epoch);
+        let highest = appended.producer_seq.unwrap_or(stamp.seq);
+        head.set_number(names::PRODUCER_SEQ, highest);
+    }
+    Reply {
+        head,
+        body: Body::Empty,
+    }
+}
