@@ -3,11 +3,13 @@
 pub mod clock;
 pub mod config;
 pub mod frame;
+pub mod gateway;
 pub mod hub;
 pub mod limits;
 pub mod log;
 pub mod observe;
 pub mod protocol;
 pub mod serve;
+pub mod server;
 pub mod types;
 pub mod units;

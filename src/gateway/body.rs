@@ -1,0 +1,167 @@
+//! Reading request bodies: whole, bounded, and not all at once.
+
+use crate::config::Limits;
+use crate::serve::ServeError;
+use bytes::{Bytes, BytesMut};
+use http::header;
+use pingora::ErrorType;
+use pingora::protocols::http::ServerSession;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+/// Bytes that a permit stands for.
+const PERMIT_BYTES: u64 = 4096;
+/// Bytes that a growing body reserves ahead at the most.
+const RESERVE_STEP_BYTES: u64 = 1024 * 1024;
+/// The longest that a refused body is read for the sake of its sender.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// The memory for bodies on their way.
+pub(super) struct Bodies {
+    permits: Arc<Semaphore>,
+    bytes_max: u64,
+    timeout: Duration,
+    wait_max: Duration,
+}
+
+/// A body, and its share of the memory until it is done with.
+pub(super) struct Held {
+    pub(super) bytes: Bytes,
+    _permits: Vec<OwnedSemaphorePermit>,
+}
+
+impl Bodies {
+    pub(super) fn new(limits: &Limits) -> Self {
+        let bytes = limits.bodies_in_flight_bytes_max.max(limits.body_bytes_max);
+        let permits = (bytes / PERMIT_BYTES).clamp(1, Semaphore::MAX_PERMITS as u64);
+        Self {
+            permits: Arc::new(Semaphore::new(permits as usize)),
+            bytes_max: limits.body_bytes_max,
+            timeout: limits.body_timeout,
+            wait_max: limits.queue_wait,
+        }
+    }
+
+    /// Reads the body of a request. After an error the rest of it has been read as far as is
+    /// reasonable, so that the client comes to read the answer.
+    pub(super) async fn read(&self, session: &mut ServerSession) -> Result<Held, ServeError> {
+        if session.is_body_empty() {
+            return Ok(Held {
+                bytes: Bytes::new(),
+                _permits: Vec::new(),
+            });
+        }
+        let expects = session
+            .get_header(header::EXPECT)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        let length = content_length(session);
+        if length.is_some_and(|length| length > self.bytes_max) {
+            if !expects {
+                self.drain(session).await;
+            }
+            return Err(self.too_large());
+        }
+        session.set_read_timeout(Some(self.timeout));
+        if expects {
+            let keepalive = session.get_keepalive();
+            let told = session.write_continue_response().await;
+            told.map_err(|_| ServeError::BodyBroken)?;
+            // Pingora gives up the connection at any answer before the body's end.
+            session.set_keepalive(keepalive);
+        }
+        let read = self.collect(session, length).await;
+        match &read {
+            // What follows on the connection is not known to be a request.
+            Err(ServeError::BodyBroken | ServeError::BodyTimeout { .. }) => {
+                session.set_keepalive(None);
+            }
+            Err(_) => self.drain(session).await,
+            Ok(_) => {}
+        }
+        read
+    }
+
+    async fn collect(
+        &self,
+        session: &mut ServerSession,
+        length: Option<u64>,
+    ) -> Result<Held, ServeError> {
+        let mut permits = Vec::new();
+        let mut reserved = 0;
+        let expected = length.unwrap_or(0).min(RESERVE_STEP_BYTES);
+        let mut whole = BytesMut::with_capacity(expected as usize);
+        while let Some(bytes) = self.next(session).await? {
+            let total = (whole.len() + bytes.len()) as u64;
+            if total > self.bytes_max {
+                return Err(self.too_large());
+            }
+            // As the bytes come: what is only announced must not hold others up.
+            if total > reserved {
+                let step = (total - reserved).max(reserved.min(RESERVE_STEP_BYTES));
+                permits.push(self.reserve(step).await?);
+                reserved += step;
+            }
+            if length == Some(bytes.len() as u64) {
+                return Ok(Held {
+                    bytes,
+                    _permits: permits,
+                });
+            }
+            whole.extend_from_slice(&bytes);
+        }
+        Ok(Held {
+            bytes: whole.freeze(),
+            _permits: permits,
+        })
+    }
+
+    async fn next(&self, session: &mut ServerSession) -> Result<Option<Bytes>, ServeError> {
+        session
+            .read_request_body()
+            .await
+            .map_err(|error| match error.etype() {
+                ErrorType::ReadTimedout => ServeError::BodyTimeout {
+                    seconds: self.timeout.as_secs(),
+                },
+                _ => ServeError::BodyBroken,
+            })
+    }
+
+    async fn reserve(&self, bytes: u64) -> Result<OwnedSemaphorePermit, ServeError> {
+        let permits = bytes.div_ceil(PERMIT_BYTES) as u32;
+        if let Ok(permit) = self.permits.clone().try_acquire_many_owned(permits) {
+            return Ok(permit);
+        }
+        let waited = timeout(
+            self.wait_max,
+            self.permits.clone().acquire_many_owned(permits),
+        )
+        .await;
+        match waited {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) | Err(_) => Err(ServeError::TooManyBodies),
+        }
+    }
+
+    fn too_large(&self) -> ServeError {
+        ServeError::BodyTooLarge {
+            bytes_max: self.bytes_max,
+        }
+    }
+
+    /// Reads on and forgets, for a while: a client that still sends does not read its answer.
+    pub(super) async fn drain(&self, session: &mut ServerSession) {
+        if session.is_body_done() {
+            return;
+        }
+        session.set_read_timeout(Some(self.timeout));
+        let _ = timeout(DRAIN_TIME_MAX, session.drain_request_body()).await;
+    }
+}
+
+fn content_length(session: &ServerSession) -> Option<u64> {
+    let value = session.get_header(header::CONTENT_LENGTH)?;
+    value.to_str().ok()?.trim().parse().ok()
+}

@@ -1,0 +1,124 @@
+//! The requests of a connection, one after the other or, with HTTP/2, side by side.
+
+use super::session::Gateway;
+use crate::config::Limits;
+use async_trait::async_trait;
+use pingora::ErrorType;
+use pingora::apps::{HttpPersistentSettings, HttpServerApp, HttpServerOptions, ReusedHttpStream};
+use pingora::protocols::Stream;
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
+use pingora::server::ShutdownWatch;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// How connections are kept.
+pub(super) struct Keeping {
+    idle_timeout: Duration,
+    /// The longest wait for the head of a request, idle time included.
+    head_timeout: Duration,
+    h2: H2Options,
+    options: HttpServerOptions,
+}
+
+impl Keeping {
+    pub(super) fn new(limits: &Limits) -> Self {
+        let mut options = HttpServerOptions::default();
+        options.h2_idle_timeout = Some(limits.idle_timeout);
+        Self {
+            idle_timeout: limits.idle_timeout,
+            head_timeout: limits.idle_timeout + limits.body_timeout,
+            h2: h2_options(limits),
+            options,
+        }
+    }
+
+    /// Seconds for which a connection without a request is kept.
+    pub(super) fn idle_seconds(&self) -> u64 {
+        self.idle_timeout.as_secs().max(1)
+    }
+}
+
+impl Gateway {
+    /// Serves the requests of an HTTP/1 connection, one after the other.
+    pub(super) async fn serve_http1(&self, stream: Stream) {
+        let mut session = Box::new(ServerSession::new_http1(stream));
+        session.set_keepalive(Some(self.keeping.idle_seconds()));
+        let mut next = self.process(session).await;
+        while let Some((stream, settings)) = next.map(ReusedHttpStream::consume) {
+            let mut session = Box::new(ServerSession::new_http1(stream));
+            if let Some(settings) = settings {
+                settings.apply_to_session(&mut session);
+            }
+            next = self.process(session).await;
+        }
+    }
+
+    /// Reads a request and answers it. Returns the connection if it can serve another.
+    ///
+    /// What a waiting reader holds is the size of this future, so what is large and short is boxed.
+    async fn process(&self, mut session: Box<ServerSession>) -> Option<ReusedHttpStream> {
+        if !self.read_request(&mut session).await {
+            return None;
+        }
+        if self.handle(&mut session).await.is_err() {
+            // Dropped, not finished: an answer that broke off must not look complete.
+            return None;
+        }
+        let settings = HttpPersistentSettings::for_session(&session);
+        let reusable = Box::pin(session.finish()).await.ok().flatten()?;
+        Some(ReusedHttpStream::from_reusable_stream(reusable, settings))
+    }
+
+    /// Waits for the head of a request. False when there is none to answer.
+    async fn read_request(&self, session: &mut ServerSession) -> bool {
+        let read = timeout(self.keeping.head_timeout, session.read_request());
+        let Some(Ok(read)) = self.server.draining.run_until_cancelled(read).await else {
+            return false;
+        };
+        match read {
+            Ok(there) => there,
+            Err(error) => {
+                if matches!(error.etype(), ErrorType::InvalidHTTPHeader) {
+                    let _ = session.respond_error(400).await;
+                }
+                session.shutdown().await;
+                false
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl HttpServerApp for Gateway {
+    /// Answers one request of an HTTP/2 connection.
+    async fn process_new_http(
+        self: &Arc<Self>,
+        session: ServerSession,
+        _: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        self.process(Box::new(session)).await
+    }
+
+    fn h2_options(&self) -> Option<H2Options> {
+        Some(self.keeping.h2.clone())
+    }
+
+    fn server_options(&self) -> Option<&HttpServerOptions> {
+        Some(&self.keeping.options)
+    }
+}
+
+fn h2_options(limits: &Limits) -> H2Options {
+    let mut h2 = default_h2_options();
+    let window = u32::try_from(limits.h2_window_bytes).unwrap_or(H2_WINDOW_MAX);
+    h2.max_concurrent_streams(limits.h2_streams_max as u32)
+        .max_header_list_size(limits.header_bytes_max as u32)
+        .initial_window_size(window.min(H2_WINDOW_MAX))
+        .initial_connection_window_size(window.saturating_mul(2).min(H2_WINDOW_MAX));
+    h2
+}
+
+/// The largest window that HTTP/2 knows.
+const H2_WINDOW_MAX: u32 = i32::MAX as u32;

@@ -1,0 +1,148 @@
+//! Listeners: one Pingora service for each address, with what all its sites serve.
+
+use super::routes::Routes;
+use super::session::Gateway;
+use super::tls::{Certificates, TlsError};
+use crate::config::{Config, Listen, Site};
+use crate::observe::metrics::{Held, Metrics, Refusal};
+use crate::serve::Server;
+use async_trait::async_trait;
+use pingora::apps::ServerApp;
+use pingora::listeners::tls::TlsSettings;
+use pingora::listeners::{L4BufferSettings, ListenerConfig, TcpSocketOptions};
+use pingora::protocols::{ALPN, Stream, TcpKeepalive};
+use pingora::server::ShutdownWatch;
+use pingora::services::listening::Service;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::sync::Semaphore;
+
+/// Read buffer of a connection. What is read is read in larger pieces, past it.
+const READ_BUFFER_BYTES: usize = 512;
+/// Room for the head of an answer and a small body, which then go out together.
+const WRITE_BUFFER_BYTES: usize = 2048;
+
+/// Why a listener cannot be made.
+#[derive(Debug, Error)]
+pub enum ListenError {
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("TLS cannot be set up: {0}")]
+    Settings(String),
+}
+
+/// The services of all listeners. They begin to listen when they are started.
+pub fn services(
+    config: &Config,
+    server: &Arc<Server>,
+) -> Result<Vec<Service<Connections>>, ListenError> {
+    let addresses: BTreeSet<&Listen> = config.site.iter().flat_map(|site| &site.listen).collect();
+    let open = Arc::new(Semaphore::new(config.limits.connections_max));
+    addresses
+        .into_iter()
+        .map(|address| service(config, address, server, &open))
+        .collect()
+}
+
+fn service(
+    config: &Config,
+    address: &Listen,
+    server: &Arc<Server>,
+    open: &Arc<Semaphore>,
+) -> Result<Service<Connections>, ListenError> {
+    let routes = Routes::of_listener(config, address, &server.metrics);
+    let gateway = Gateway::new(server.clone(), routes, &config.limits);
+    let app = Connections {
+        gateway: Arc::new(gateway),
+        metrics: server.metrics.clone(),
+        open: open.clone(),
+    };
+    let mut service = Service::new(format!("gateway {address}"), app);
+    service.add_listener(listener(config, address)?);
+    Ok(service)
+}
+
+fn listener(config: &Config, address: &Listen) -> Result<ListenerConfig, ListenError> {
+    let listener = match address {
+        Listen::Tcp(address) => {
+            ListenerConfig::tcp(address.to_string()).tcp_socket_options(socket_options())
+        }
+        Listen::Unix(path) => ListenerConfig::uds(path.display().to_string()),
+    };
+    let listener = listener.l4_buffer(L4BufferSettings::new(READ_BUFFER_BYTES, WRITE_BUFFER_BYTES));
+    let sites = config
+        .site
+        .iter()
+        .filter(|site| site.listen.contains(address));
+    match tls(sites)? {
+        Some(tls) => Ok(listener.tls(tls)),
+        None => Ok(listener),
+    }
+}
+
+/// TLS with the certificates of all sites of a listener; `None` if it speaks in the clear.
+fn tls<'a>(sites: impl Iterator<Item = &'a Site>) -> Result<Option<TlsSettings>, ListenError> {
+    let certificates: Vec<_> = sites
+        .filter_map(|site| site.tls.as_ref())
+        .flat_map(|tls| &tls.certificates)
+        .collect();
+    if certificates.is_empty() {
+        return Ok(None);
+    }
+    let resolver = Certificates::load(certificates.into_iter())?;
+    let mut settings = TlsSettings::intermediate("", "")
+        .map_err(|error| ListenError::Settings(error.to_string()))?;
+    settings.set_cert_resolver(Arc::new(resolver));
+    settings.enable_h2();
+    Ok(Some(settings))
+}
+
+/// A client whose machine vanished is noticed by the probes; one that takes nothing is cut off by
+/// the write timeout.
+fn socket_options() -> TcpSocketOptions {
+    let mut options = TcpSocketOptions::default();
+    options.tcp_keepalive = Some(TcpKeepalive {
+        idle: Duration::from_mins(1),
+        interval: Duration::from_secs(15),
+        count: 4,
+        user_timeout: Duration::from_mins(2),
+    });
+    options
+}
+
+/// The connections of a listener: counted and bounded.
+pub struct Connections {
+    gateway: Arc<Gateway>,
+    metrics: Arc<Metrics>,
+    open: Arc<Semaphore>,
+}
+
+#[async_trait]
+impl ServerApp for Connections {
+    /// Serves a connection in a task of its own: the one that accepted it stays as large as a TLS
+    /// handshake needs, and a waiting reader should cost little.
+    async fn process_new(
+        self: &Arc<Self>,
+        stream: Stream,
+        shutdown: &ShutdownWatch,
+    ) -> Option<Stream> {
+        let Ok(permit) = self.open.clone().try_acquire_owned() else {
+            // Closed at once: an answer would cost what there is too little of.
+            self.metrics.refused(Refusal::Connections).inc();
+            return None;
+        };
+        let open = Held::new(&self.metrics.open_connections);
+        let (gateway, shutdown) = (self.gateway.clone(), shutdown.clone());
+        tokio::spawn(async move {
+            if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
+                gateway.process_new(stream, &shutdown).await;
+            } else {
+                gateway.serve_http1(stream).await;
+            }
+            drop((permit, open));
+        });
+        None
+    }
+}

@@ -1,0 +1,16 @@
+//! The gateway: listeners, TLS, routing, and the way between Pingora's sessions and `serve`.
+
+mod body;
+mod connection;
+mod listen;
+mod respond;
+mod routes;
+mod session;
+mod sockets;
+mod tls;
+
+pub use listen::{ListenError, services};
+pub use routes::Routes;
+pub use session::Gateway;
+pub use sockets::{BindError, Sockets};
+pub use tls::TlsError;

@@ -1,0 +1,277 @@
+//! Wiring: what is started in which order, and how it stops.
+//!
+//! A stop goes against the way of a request: readiness first, then live readers, then listeners,
+//! then what is in flight, the log last.
+
+use crate::clock::SystemClock;
+use crate::config::Config;
+use crate::gateway::{self, Sockets};
+use crate::log::rocks::Rocks;
+use crate::log::{self, Log};
+use crate::observe::admin::{self, CheckpointError, Parts, Readiness};
+use crate::observe::logs;
+use crate::observe::metrics::Metrics;
+use crate::serve::Server;
+use pingora::server::ListenFds;
+use pingora::services::Service as _;
+use pingora::services::listening::Service;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use thiserror::Error;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Why the server does not run.
+#[derive(Debug, Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Logs(#[from] logs::LogError),
+    #[error("the database in {dir} does not open: {source}")]
+    Database {
+        dir: String,
+        source: log::kv::KvError,
+    },
+    #[error(transparent)]
+    Log(#[from] log::OpenError),
+    #[error(transparent)]
+    Bind(#[from] gateway::BindError),
+    #[error(transparent)]
+    Listen(#[from] gateway::ListenError),
+    #[error(transparent)]
+    Admin(#[from] admin::AddressError),
+    #[error("the threads do not start: {0}")]
+    Threads(std::io::Error),
+}
+
+/// Runs a server until SIGTERM or SIGINT, and stops it cleanly.
+pub fn run(config: Config) -> Result<(), RunError> {
+    let metrics = Arc::new(Metrics::new());
+    let _logs = logs::init(&config.logging, metrics.dropped_log_lines.clone())?;
+    let runtime = runtime(config.threads)?;
+    let timeout = config.shutdown_timeout;
+    let outcome = runtime.block_on(run_on(config, metrics));
+    // What still blocks after the time for a stop is left behind.
+    runtime.shutdown_timeout(timeout.min(Duration::from_secs(1)));
+    outcome
+}
+
+fn runtime(threads: Option<usize>) -> Result<Runtime, RunError> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = threads {
+        builder.worker_threads(threads);
+    }
+    builder
+        .enable_all()
+        .thread_name("headwater")
+        .build()
+        .map_err(RunError::Threads)
+}
+
+async fn run_on(config: Config, metrics: Arc<Metrics>) -> Result<(), RunError> {
+    let sites = config.site.iter().flat_map(|site| &site.listen);
+    let addresses: BTreeSet<_> = sites.chain(&config.admin).collect();
+    let sockets = Sockets::bind(addresses.into_iter())?;
+    let bound = sockets.bound.clone();
+    let fds = sockets.into_fds();
+    let lifecycle = Arc::new(Lifecycle::default());
+    let stop_admin = start_admin(&config, &metrics, &lifecycle, &fds)?;
+    let config = Arc::new(config);
+    let rocks = open_database(&config).await?;
+    let (server, stop_work) = start_log(&config, &metrics, &rocks)?;
+    report_figures(&metrics, &server.log, &rocks);
+    let listeners = Listeners::start(&config, &server, &fds)?;
+    let _ = lifecycle.opened.set((server.log.clone(), rocks));
+    for (configured, bound) in &bound {
+        let admin = config.admin.as_ref() == Some(configured);
+        tracing::info!(address = %bound, admin, "listening");
+    }
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "headwater is ready");
+    stop_signal().await;
+    tracing::info!("stopping");
+    lifecycle.stopping.store(true, Ordering::Release);
+    listeners.stop(&server, config.shutdown_timeout).await;
+    stop_work.cancel();
+    server.log.stop().await;
+    let _ = stop_admin.send(true);
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// What readiness rests on.
+#[derive(Default)]
+struct Lifecycle {
+    opened: OnceLock<(Arc<Log>, Arc<Rocks>)>,
+    stopping: AtomicBool,
+}
+
+async fn open_database(config: &Arc<Config>) -> Result<Arc<Rocks>, RunError> {
+    let config = config.clone();
+    let open = move || {
+        let dir = config.data_dir.join("streams");
+        Rocks::open(&dir, &config.log).map_err(|source| RunError::Database {
+            dir: dir.display().to_string(),
+            source,
+        })
+    };
+    let opened = tokio::task::spawn_blocking(open).await;
+    opened
+        .map_err(|error| RunError::Threads(error.into()))?
+        .map(Arc::new)
+}
+
+fn start_log(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    rocks: &Arc<Rocks>,
+) -> Result<(Arc<Server>, CancellationToken), RunError> {
+    let options = log::Options {
+        log: &config.log,
+        producers_max: config.limits.producers_per_stream_max as u32,
+        queue_wait: config.limits.queue_wait,
+    };
+    let clock = Arc::new(SystemClock);
+    let (log, work) = Log::open(rocks.clone(), clock.clone(), metrics.clone(), &options)?;
+    let stop_work = CancellationToken::new();
+    log.start_work(work, config.log.expiry_interval, &stop_work);
+    let server = Arc::new(Server {
+        log,
+        clock,
+        metrics: metrics.clone(),
+        producers_max: options.producers_max,
+        live_readers: Arc::new(Semaphore::new(config.limits.live_readers_max)),
+        draining: CancellationToken::new(),
+    });
+    Ok((server, stop_work))
+}
+
+/// Lets a scrape of the metrics take the figures that are only worth asking for then.
+fn report_figures(metrics: &Arc<Metrics>, log: &Arc<Log>, rocks: &Arc<Rocks>) {
+    let (log, rocks) = (log.clone(), rocks.clone());
+    metrics.on_scrape(Box::new(move |metrics| {
+        let figures = log.figures();
+        metrics.open_streams.set(figures.streams_in_memory as i64);
+        metrics.hot_tail_bytes.set(figures.hot_bytes as i64);
+        metrics
+            .queue
+            .operations
+            .set(figures.queued_operations as i64);
+        metrics.queue.bytes.set(figures.queued_bytes as i64);
+        metrics.database.set(&rocks.figures());
+    }));
+}
+
+/// The listeners of all sites while they run.
+struct Listeners {
+    stop: watch::Sender<bool>,
+    running: Vec<JoinHandle<()>>,
+}
+
+impl Listeners {
+    fn start(config: &Config, server: &Arc<Server>, fds: &ListenFds) -> Result<Self, RunError> {
+        let (stop, stopped) = watch::channel(false);
+        let start = |mut service: Service<_>| {
+            let (stopped, fds) = (stopped.clone(), fds.clone());
+            tokio::spawn(async move { service.start_service(Some(fds), stopped, 1).await })
+        };
+        let services = gateway::services(config, server)?;
+        let running = services.into_iter().map(start).collect();
+        Ok(Self { stop, running })
+    }
+
+    /// Sends live readers away, takes no new connection, and gives what is in flight until the
+    /// timeout.
+    async fn stop(self, server: &Server, timeout: Duration) {
+        server.draining.cancel();
+        let _ = self.stop.send(true);
+        let drained = async {
+            for listener in self.running {
+                let _ = listener.await;
+            }
+            while server.metrics.open_connections.get() > 0 {
+                tokio::time::sleep(DRAIN_CHECK).await;
+            }
+        };
+        if tokio::time::timeout(timeout, drained).await.is_err() {
+            let connections = server.metrics.open_connections.get();
+            tracing::warn!(connections, "the time for the stop is over");
+        }
+    }
+}
+
+const DRAIN_CHECK: Duration = Duration::from_millis(20);
+
+/// Starts the admin listener, if there is one. What it returns ends it.
+fn start_admin(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    lifecycle: &Arc<Lifecycle>,
+    fds: &ListenFds,
+) -> Result<watch::Sender<bool>, RunError> {
+    let (stop, stopped) = watch::channel(false);
+    let Some(address) = &config.admin else {
+        return Ok(stop);
+    };
+    let (ready, opened) = (lifecycle.clone(), lifecycle.clone());
+    let checkpoints = config.data_dir.join("checkpoints");
+    let parts = Parts {
+        metrics: metrics.clone(),
+        readiness: Arc::new(move || readiness(&ready)),
+        checkpoint: Arc::new(move |name| checkpoint(&opened, &checkpoints, name)),
+    };
+    let mut service = admin::service(parts, address)?;
+    let fds = fds.clone();
+    tokio::spawn(async move { service.start_service(Some(fds), stopped, 1).await });
+    Ok(stop)
+}
+
+fn readiness(lifecycle: &Lifecycle) -> Readiness {
+    if lifecycle.stopping.load(Ordering::Acquire) {
+        return Readiness::Stopping;
+    }
+    match lifecycle.opened.get().map(|(log, _)| log.check()) {
+        None => Readiness::Starting,
+        Some(Ok(())) => Readiness::Ready,
+        Some(Err(error)) => Readiness::StorageFailed(error.to_string()),
+    }
+}
+
+fn checkpoint(
+    lifecycle: &Lifecycle,
+    checkpoints: &Path,
+    name: &str,
+) -> Result<PathBuf, CheckpointError> {
+    let failed = |error: &dyn std::fmt::Display| CheckpointError::Failed(error.to_string());
+    let Some((_, rocks)) = lifecycle.opened.get() else {
+        return Err(failed(&"the database is not open yet"));
+    };
+    let dir = checkpoints.join(name);
+    if dir.exists() {
+        return Err(CheckpointError::Exists);
+    }
+    std::fs::create_dir_all(checkpoints).map_err(|error| failed(&error))?;
+    rocks.checkpoint(&dir).map_err(|error| failed(&error))?;
+    Ok(dir)
+}
+
+async fn stop_signal() {
+    let terminate = signal(SignalKind::terminate());
+    let interrupt = signal(SignalKind::interrupt());
+    match (terminate, interrupt) {
+        (Ok(mut terminate), Ok(mut interrupt)) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        (Err(error), _) | (_, Err(error)) => {
+            tracing::error!(%error, "signals cannot be received");
+            std::future::pending::<()>().await;
+        }
+    }
+}
