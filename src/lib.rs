@@ -1,5 +1,6 @@
 //! Headwater: a reverse proxy on Pingora that makes HTTP streams durable.
 
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod frame;

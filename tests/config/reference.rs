@@ -1,0 +1,99 @@
+//! What the repository says about settings is what the program knows.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use headwater::config::{Config, Environment, schema};
+
+use super::parse;
+
+/// The file of this repository.
+fn repository(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(file)
+}
+
+/// Compares a file of the repository with what it should be, or, where `UPDATE_REFERENCE` is set,
+/// makes it so.
+fn assert_file(file: &str, expected: &str) {
+    let path = repository(file);
+    if std::env::var_os("UPDATE_REFERENCE").is_some() {
+        fs::write(&path, expected).unwrap();
+    }
+    let found = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        found == expected,
+        "{file} is stale: run UPDATE_REFERENCE=1 cargo test --release --test config"
+    );
+}
+
+#[test]
+fn the_schema_in_the_repository_is_current() {
+    assert_file("conf/headwater.schema.json", &schema::json_schema());
+}
+
+#[test]
+fn the_reference_in_the_documentation_is_current() {
+    let file = "docs/configuration.md";
+    let text = fs::read_to_string(repository(file)).unwrap();
+    let (begin, end) = ("<!-- reference: begin -->\n", "<!-- reference: end -->");
+    let (before, rest) = text.split_once(begin).unwrap();
+    let (_, after) = rest.split_once(end).unwrap();
+    let reference = schema::markdown();
+    assert_file(file, &format!("{before}{begin}\n{reference}{end}{after}"));
+}
+
+#[test]
+fn every_setting_has_a_description() {
+    let schema: serde_json::Value = serde_json::from_str(&schema::json_schema()).unwrap();
+    let tables = schema["$defs"]
+        .as_object()
+        .unwrap()
+        .values()
+        .chain([&schema]);
+    for table in tables {
+        for (key, setting) in table["properties"].as_object().into_iter().flatten() {
+            assert!(setting["description"].is_string(), "{key}");
+        }
+    }
+}
+
+#[test]
+fn the_files_in_the_repository_are_valid() {
+    let none = Environment::default();
+    for file in ["conf/dev.toml", "conf/headwater.example.toml"] {
+        let text = fs::read_to_string(repository(file)).unwrap();
+        Config::parse(&text, Path::new(file), &none).unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+#[test]
+fn the_example_has_every_setting_with_its_default() {
+    let text = fs::read_to_string(repository("conf/headwater.example.toml")).unwrap();
+    // A setting at its default follows its # at once.
+    let is_setting = |line: &str| line.starts_with(|c: char| c.is_ascii_lowercase());
+    let complete: String = text
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(setting) if is_setting(setting) => format!("{setting}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    let with_all = parse(&complete).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(with_all, parse(&text).unwrap());
+    let schema: serde_json::Value = serde_json::from_str(&schema::json_schema()).unwrap();
+    let tables = schema["$defs"]
+        .as_object()
+        .unwrap()
+        .values()
+        .chain([&schema]);
+    for table in tables {
+        for (key, _) in table["properties"].as_object().into_iter().flatten() {
+            let named = |line: &str| {
+                line.contains(&format!("{key} = "))
+                    || line.ends_with(&format!("{key}]"))
+                    || line.ends_with(&format!("{key}]]"))
+            };
+            assert!(text.lines().any(named), "the example lacks {key}");
+        }
+    }
+}
