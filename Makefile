@@ -1,0 +1,107 @@
+# make run    builds Headwater and starts it on 127.0.0.1:4437, data in ./data
+# make test   everything that must pass before a change lands
+# make bench  measures Headwater beside another server, for some minutes
+#
+# Both install what is missing on a fresh Debian machine that has Rust and Node.
+# Everything is built in one profile and outside the clone, so that RocksDB,
+# which takes minutes, is compiled once for all of it.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.NOTPARALLEL:
+.ONESHELL:
+.DEFAULT_GOAL := help
+
+CARGO_TARGET_DIR ?= $(or $(HEADWATER_TARGET_DIR),$(HOME)/.cache/headwater/target)
+HEADWATER_BIN := $(CARGO_TARGET_DIR)/release/headwater
+export CARGO_TARGET_DIR HEADWATER_BIN
+
+CARGO_FLAGS := --release --locked
+VENV := tests/clients/python/.venv
+
+.PHONY: help
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+	echo "Also: build fmt lint deny unit conformance clients clean"
+
+# --- Building and running
+
+.PHONY: prerequisites
+prerequisites:
+	@deploy/prerequisites.sh build
+
+.PHONY: build
+build: prerequisites
+	cargo build $(CARGO_FLAGS)
+
+# Further flags: make run ARGS="--listen 0.0.0.0:4437"
+.PHONY: run
+run: build
+	exec "$(HEADWATER_BIN)" dev $(ARGS)
+
+# --- Testing: each stage ends the run when it fails
+
+.PHONY: test
+test: test-prerequisites lint deny unit conformance clients
+	@echo "=== all stages passed"
+
+.PHONY: test-prerequisites
+test-prerequisites:
+	@deploy/prerequisites.sh test
+
+.PHONY: fmt
+fmt:
+	cargo fmt
+
+.PHONY: lint
+lint:
+	@echo "=== lint: cargo fmt, cargo clippy"
+	cargo fmt --check
+	cargo clippy $(CARGO_FLAGS) --all-targets -- --deny warnings
+
+# Only where the tool is: compiling it takes as long as compiling Headwater.
+# Advisories come from the network, so they are a check of their own.
+.PHONY: deny
+deny:
+	@echo "=== deny: licences, bans, sources"
+	if cargo deny --version >/dev/null 2>&1; then
+		cargo deny --offline check licenses bans sources
+	else
+		echo "skipped: cargo-deny is not installed (cargo install --locked cargo-deny)"
+	fi
+
+.PHONY: unit
+unit:
+	@echo "=== cargo test: unit and integration tests"
+	cargo test $(CARGO_FLAGS)
+
+.PHONY: conformance
+conformance: build tests/conformance/node_modules/.package-lock.json
+	@echo "=== conformance: the official suite, in the clear and over TLS"
+	node tests/conformance/run.mjs
+
+.PHONY: clients
+clients: build tests/clients/typescript/node_modules/.package-lock.json $(VENV)/installed
+	@echo "=== clients: the official TypeScript and Python clients"
+	PYTHON="$(CURDIR)/$(VENV)/bin/python" node tests/clients/run.mjs
+
+%/node_modules/.package-lock.json: %/package.json %/package-lock.json
+	npm ci --prefix $* --no-audit --no-fund --loglevel=error
+	touch $@
+
+$(VENV)/installed: tests/clients/python/requirements.txt
+	python3 -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
+
+# --- Measuring
+
+# What and how much: make bench ARGS="--rows get,append-1 --pairs 5", or --help
+.PHONY: bench
+bench: prerequisites
+	cargo bench --profile release --locked --bench compare -- $(ARGS)
+
+.PHONY: clean
+clean:
+	cargo clean --release --package headwater
+	rm -rf tests/*/node_modules tests/clients/*/node_modules $(VENV)
