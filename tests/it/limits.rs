@@ -1,0 +1,204 @@
+//! What one client, or all of them, may take: beyond it they are refused with a
+//! clear answer, and the others are served as before.
+
+use crate::common::http::{Connection, EventStream};
+use crate::common::{Noise, Server, Setup, assert_problem, unique, wait_until};
+
+const TEXT: (&str, &str) = ("content-type", "text/plain");
+const BINARY: (&str, &str) = ("content-type", "application/octet-stream");
+
+fn limited(limits: &str) -> Server {
+    Setup {
+        limits: limits.to_owned(),
+        ..Setup::quick()
+    }
+    .start()
+}
+
+#[test]
+fn the_size_of_heads() {
+    let mut server = limited("header_bytes_max = \"4KiB\"\npath_bytes_max = \"128B\"");
+    let target = unique("heads");
+    server.create(&target, "text/plain", b"abc");
+    let mut connection = server.connect();
+    let large = "x".repeat(5_000);
+    let response = connection.call("GET", &target, &[("x", &large)], b"");
+    assert_problem(&response.unwrap(), 431);
+    let many: Vec<_> = (0..200).map(|_| ("x", "twenty bytes of text")).collect();
+    let response = connection.call("GET", &target, &many, b"");
+    assert_problem(&response.unwrap(), 431);
+    let long = format!("{target}/{}", "x".repeat(128));
+    for method in ["GET", "PUT", "POST"] {
+        let response = connection.call(method, &long, &[TEXT], b"body");
+        assert_problem(&response.unwrap(), 414);
+    }
+    let small = "x".repeat(2_000);
+    let response = connection.call("GET", &target, &[("x", &small)], b"");
+    assert_eq!(response.unwrap().body, b"abc");
+    server.assert_healthy();
+}
+
+#[test]
+fn the_number_of_live_readers() {
+    let mut server = limited("live_readers_max = 3");
+    let target = unique("readers");
+    server.create(&target, "text/plain", b"abc");
+    let sse = format!("{target}?offset=-1&live=sse");
+    let mut readers: Vec<_> = (0..3)
+        .map(|_| EventStream::open(server.address(), &sse).unwrap())
+        .collect();
+    for live in ["sse", "long-poll"] {
+        let refused = server.call("GET", &format!("{target}?offset=now&live={live}"), &[], b"");
+        assert_problem(&refused, 503);
+        refused.expect("retry-after");
+    }
+    // All else goes on.
+    server.append(&target, "text/plain", b"def");
+    assert_eq!(server.read_all(&target), b"abcdef");
+    for reader in &mut readers {
+        let mut seen = String::new();
+        while seen != "abcdef" {
+            seen.push_str(&reader.next_batch().unwrap().expect("an event").0);
+        }
+    }
+    readers.pop();
+    wait_until("there is room again", || {
+        let poll = format!("{target}?offset=now&live=long-poll");
+        server.call("GET", &poll, &[], b"").status == 204
+    });
+    drop(readers);
+    server.assert_healthy();
+}
+
+#[test]
+fn the_number_of_connections() {
+    let mut server = limited("connections_max = 20");
+    let target = unique("connections");
+    server.create(&target, "text/plain", b"abc");
+    let works = |connection: &mut Connection| {
+        let response = connection.call("GET", &target, &[], b"");
+        response.is_ok_and(|response| response.status == 200)
+    };
+    let mut open: Vec<Connection> = Vec::new();
+    wait_until("the server takes no more", || {
+        let mut connection = server.connect();
+        let taken = works(&mut connection);
+        if taken {
+            open.push(connection);
+        }
+        assert!(open.len() <= 20);
+        !taken
+    });
+    assert_eq!(open.len(), 20);
+    assert!(open.iter_mut().all(works), "those that are open stay");
+    assert_eq!(server.admin("/healthz").status, 200);
+    drop(open);
+    wait_until("there is room again", || works(&mut server.connect()));
+    wait_until("it is left alone", || {
+        let metrics = String::from_utf8(server.admin("/metrics").body).unwrap();
+        metrics.contains("headwater_open_connections 0\n")
+    });
+    server.assert_healthy();
+}
+
+#[test]
+fn the_number_of_producers() {
+    let mut server = limited("producers_per_stream_max = 5");
+    let target = unique("producers");
+    server.create(&target, "text/plain", b"");
+    let append = |id: &str, epoch: &str, seq: &str| {
+        let headers = [
+            TEXT,
+            ("producer-id", id),
+            ("producer-epoch", epoch),
+            ("producer-seq", seq),
+        ];
+        server.call("POST", &target, &headers, b"x")
+    };
+    for id in ["a", "b", "c", "d", "e"] {
+        assert_eq!(append(id, "0", "0").status, 200);
+    }
+    let refused = append("f", "0", "0");
+    assert!(matches!(refused.status, 400..=499), "{refused:?}");
+    assert_problem(&refused, refused.status);
+    // Those that it knows are as they were, also in a new epoch.
+    assert_eq!(append("a", "0", "0").status, 204);
+    assert_eq!(append("a", "0", "1").status, 200);
+    assert_eq!(append("b", "1", "0").status, 200);
+    server.append(&target, "text/plain", b"y");
+    assert_eq!(server.read_all(&target), b"xxxxxxxy");
+    server.assert_healthy();
+}
+
+/// Clients that announce the largest bodies and then say nothing take no room
+/// from those that send what they have.
+#[test]
+fn announced_bodies_hold_nobody_up() {
+    let mut server = limited(
+        "body_timeout = \"1h\"\nbody_bytes_max = \"32MiB\"\nbodies_in_flight_bytes_max = \"64MiB\"",
+    );
+    let target = unique("announced");
+    server.create(&target, "text/plain", b"");
+    let mut stalled = Vec::new();
+    for _ in 0..4 {
+        let mut connection = server.connect();
+        let head = format!(
+            "POST {target} HTTP/1.1\r\nhost: localhost\r\n\
+             content-type: text/plain\r\ncontent-length: {}\r\n\r\nx",
+            32 << 20
+        );
+        connection.send(head.as_bytes()).unwrap();
+        stalled.push(connection);
+    }
+    wait_until("all of them are under way", || {
+        let metrics = String::from_utf8(server.admin("/metrics").body).unwrap();
+        metrics.contains("headwater_in_flight_requests{route=\"/v1/stream/*\"} 4\n")
+    });
+    for _ in 0..20 {
+        server.append(&target, "text/plain", b"small ");
+    }
+    assert_eq!(server.read_all(&target), b"small ".repeat(20));
+    drop(stalled);
+    server.assert_healthy();
+}
+
+/// A reader that takes nothing is cut off, and keeps no memory and no place.
+#[test]
+fn readers_that_take_nothing() {
+    let mut server = limited("write_timeout = \"1s\"");
+    let target = unique("slow");
+    server.create(&target, "application/octet-stream", b"");
+    let chunk = Noise::bytes(1, 1 << 20);
+    for _ in 0..32 {
+        server.append(&target, BINARY.1, &chunk);
+    }
+    let mut readers = Vec::new();
+    for query in ["offset=-1", "offset=-1&live=sse", "offset=now&live=sse"] {
+        for _ in 0..5 {
+            let mut reader = server.connect();
+            let target = format!("{target}?{query}");
+            reader.send_request("GET", &target, &[], b"").unwrap();
+            readers.push(reader);
+        }
+    }
+    // Enough that no socket's buffers hold what the last five are sent.
+    for _ in 0..32 {
+        server.append(&target, BINARY.1, &chunk);
+    }
+    wait_until("all of them are cut off", || {
+        let metrics = String::from_utf8(server.admin("/metrics").body).unwrap();
+        metrics.contains("headwater_live_readers{mode=\"sse\"} 0\n")
+            && metrics.contains("headwater_in_flight_requests{route=\"/v1/stream/*\"} 0\n")
+    });
+    for mut reader in readers {
+        // What they were sent does not look complete, unless it is.
+        if let Ok(response) = reader.response() {
+            assert!(
+                response.header("transfer-encoding").is_none(),
+                "{response:?}"
+            );
+        }
+    }
+    assert_eq!(server.read_all(&target).len(), 64 << 20);
+    server.assert_healthy();
+}

@@ -1,0 +1,15 @@
+//! The integration tests: the real binary, started anew for each test, over
+//! real sockets. They are one program because linking `RocksDB` takes long.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod caching;
+mod crash;
+mod disconnects;
+mod large;
+mod limits;
+mod operations;
+mod raw_http;
+mod refusals;
+mod tls_h2;
