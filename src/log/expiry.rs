@@ -1,8 +1,9 @@
 //! Removing expired streams, by an index of deadlines: no stream is looked at before its time.
 
+use super::committer::CommitError;
 use super::delete::{operation, remove};
 use super::keys::{read_timer_key, timer_key};
-use super::kv::{Kv, Table, Write};
+use super::kv::{Kv, KvError, Table, Write};
 use super::{Log, ReadError};
 use crate::types::{StreamId, StreamPath, UnixMs};
 use bytes::Bytes;
@@ -30,23 +31,32 @@ impl Log {
         }
     }
 
-    /// Looks at the streams whose time may be over. Returns how many timers there were.
+    /// Looks at the streams whose time may be over. Returns how many timers there were, when what
+    /// became of them is durable.
     pub(super) async fn expire_due(self: &Arc<Self>) -> Result<usize, ReadError> {
         let now_ms = self.clock.now_ms();
         let due = self
             .blocking(move |kv: &dyn Kv| due_timers(kv, now_ms))
             .await?;
+        let mut last_ticket = 0;
         for timer in &due {
-            self.expire(timer, now_ms).await?;
+            last_ticket = self.expire(timer, now_ms).await?;
         }
+        // The next look must not find the same timers again.
+        self.committer
+            .settled(last_ticket)
+            .await
+            .map_err(|error| not_committed(&error))?;
         Ok(due.len())
     }
 
-    async fn expire(&self, timer: &Timer, now_ms: UnixMs) -> Result<(), ReadError> {
+    async fn expire(&self, timer: &Timer, now_ms: UnixMs) -> Result<u64, ReadError> {
         let stream = self.stream(&timer.path).await?;
-        let Ok(room) = self.committer.admit(0).await else {
-            return Ok(());
-        };
+        let room = self
+            .committer
+            .admit(0)
+            .await
+            .map_err(|error| not_committed(&error))?;
         let mut sequenced = stream.sequenced.lock();
         let mut writes = vec![Write::Delete(Table::Timers, timer.key.clone())];
         let used_ms = stream.used_ms();
@@ -74,8 +84,12 @@ impl Log {
             }
         };
         sequenced.ticket = self.committer.push(change, Some(room)).0;
-        Ok(())
+        Ok(sequenced.ticket)
     }
+}
+
+fn not_committed(error: &CommitError) -> ReadError {
+    ReadError::Store(KvError(error.to_string()))
 }
 
 fn operation_of(writes: Vec<Write>) -> super::committer::Operation {

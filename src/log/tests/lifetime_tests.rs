@@ -10,6 +10,7 @@ use crate::log::state::Unavailable;
 use crate::types::Lifetime;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
 const TTL_MS: u64 = 10_000;
 
@@ -186,6 +187,28 @@ async fn a_source_that_expires_unnoticed_goes_with_its_last_fork() {
     world.clock.advance_ms(99_000);
     world.expire().await;
     assert_eq!(keys(&store), 0);
+}
+
+/// More than are looked at in one go.
+#[tokio::test]
+async fn many_streams_that_expire_at_once_are_looked_at_once_each() {
+    const STREAMS: usize = 2500;
+    let store = MemoryStore::new();
+    let world = World::over(&store, small());
+    for path in 0..STREAMS {
+        world.create(&mortal(path)).await;
+    }
+    store.slow_syncs(Duration::from_millis(5));
+    world.clock.advance_ms(TTL_MS);
+    let mut looked_at = 0;
+    loop {
+        let due = world.log().expire_due().await.unwrap();
+        looked_at += due;
+        if due == 0 {
+            break;
+        }
+    }
+    assert_eq!(looked_at, STREAMS);
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod concurrency_tests;
 mod crash_tests;
 mod failure_tests;
 mod immutability_tests;
+mod large_tests;
 mod lifetime_tests;
 mod model;
 mod model_tests;

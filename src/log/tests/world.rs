@@ -12,7 +12,7 @@ use crate::log::kv::Kv;
 use crate::log::rocks::Rocks;
 use crate::log::state::{AppendRequest, CreateRequest, ForkRequest, Unavailable};
 use crate::log::{AppendError, Create, CreateError, DeleteError, Log, Options, Stream};
-use crate::observe::metrics::Metrics;
+use crate::observe::metrics::{DatabaseFigures, Metrics};
 use crate::types::{ProducerStamp, StreamPath};
 use bytes::Bytes;
 use rand::SeedableRng;
@@ -165,6 +165,17 @@ impl World {
         &*self.running().store
     }
 
+    /// What RocksDB says of itself, after a restart.
+    pub(super) fn rocks_figures(&mut self) -> DatabaseFigures {
+        self.stop();
+        let Disk::Rocks(dir) = &self.disk else {
+            panic!("this log is not in RocksDB");
+        };
+        let figures = Rocks::open(dir.path(), &self.config).unwrap().figures();
+        self.start();
+        figures
+    }
+
     fn running(&self) -> &Running {
         self.running.as_ref().unwrap()
     }
@@ -234,7 +245,6 @@ impl World {
 
     pub(super) async fn expire(&self) {
         self.log().expire_due().await.unwrap();
-        self.settle().await;
     }
 
     pub(super) async fn stream(&self, path: usize) -> Arc<Stream> {
