@@ -6,7 +6,8 @@
 //! | meta      | `ids`                        | stream ids below this may be in use, u64     |
 //! | streams   | namespace NUL path           | [`StreamState`]                              |
 //! | records   | id, start                    | the frames of one append                     |
-//! | segments  | id, start                    | [`SegmentHeader`], then frames if packed     |
+//! | segments  | id, start                    | [`SegmentHeader`]                            |
+//! | packed    | id, start                    | the frames of a packed segment               |
 //! | producers | id, producer id              | epoch, last seq                              |
 //! | timers    | deadline in ms, id           | stream key                                   |
 //! | pending   | `p`, id, start               | pack this segment: end                       |
@@ -132,7 +133,7 @@ impl Pending {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {
     pub end: Position,
-    /// Whether the frames follow; otherwise they still are records.
+    /// Whether the frames are one value; otherwise they still are records.
     pub packed: bool,
 }
 
@@ -146,13 +147,13 @@ impl SegmentHeader {
     }
 
     pub fn read(value: &[u8]) -> Result<Self, Corrupt> {
-        let (header, _) = value
-            .split_at_checked(Self::BYTES)
-            .ok_or(Corrupt("segment"))?;
-        Ok(Self {
-            packed: header[0] == 1,
-            end: be_u64(&header[1..])?,
-        })
+        match value.split_first() {
+            Some((packed, end)) if end.len() == 8 => Ok(Self {
+                packed: *packed == 1,
+                end: be_u64(end)?,
+            }),
+            _ => Err(Corrupt("segment")),
+        }
     }
 }
 

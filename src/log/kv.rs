@@ -15,8 +15,10 @@ pub enum Table {
     Streams,
     /// (id, start) to the frames of an append that is not packed.
     Records,
-    /// (id, start) to a sealed segment.
+    /// (id, start) to where a sealed segment ends.
     Segments,
+    /// (id, start) to the frames of a packed segment.
+    Packed,
     /// (id, producer) to producer state.
     Producers,
     /// (deadline, id) to the path of a stream that may have expired then.
@@ -26,11 +28,12 @@ pub enum Table {
 }
 
 impl Table {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Meta,
         Self::Streams,
         Self::Records,
         Self::Segments,
+        Self::Packed,
         Self::Producers,
         Self::Timers,
         Self::Pending,
@@ -43,6 +46,7 @@ impl Table {
             Self::Streams => "streams",
             Self::Records => "records",
             Self::Segments => "segments",
+            Self::Packed => "packed",
             Self::Producers => "producers",
             Self::Timers => "timers",
             Self::Pending => "pending",

@@ -7,7 +7,7 @@ use super::kv::{Kv, Table, Write};
 use super::{ReadError, segment};
 use crate::frame::Frames;
 use crate::types::{Position, StreamId};
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
 /// The changes that pack one segment; none if it is packed already, or its stream purged.
 pub(super) fn pack(
@@ -27,11 +27,11 @@ pub(super) fn pack(
         return Ok(writes);
     }
     let run = segment::read(kv, id, start)?.run;
-    let mut value = BytesMut::with_capacity(SegmentHeader::BYTES + run.frames.len());
-    value.put_slice(&SegmentHeader { end, packed: true }.write());
-    value.put_slice(&run.frames);
+    let header = SegmentHeader { end, packed: true }.write();
+    let header = Bytes::copy_from_slice(&header);
     let key = Bytes::copy_from_slice(&key);
-    writes.push(Write::Put(Table::Segments, key, value.freeze()));
+    writes.push(Write::Put(Table::Segments, key.clone(), header));
+    writes.push(Write::Put(Table::Packed, key, run.frames.clone()));
     writes.extend(remove_records(id, start, end, &run.frames));
     Ok(writes)
 }

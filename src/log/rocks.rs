@@ -116,7 +116,7 @@ fn table_options(table: Table, config: &LogConfig, cache: &Cache) -> Options {
     options.set_max_write_buffer_number(3);
     options.set_level_compaction_dynamic_level_bytes(true);
     options.set_compression_type(DBCompressionType::Lz4);
-    if matches!(table, Table::Records | Table::Segments) {
+    if matches!(table, Table::Records | Table::Packed) {
         options.set_enable_blob_files(true);
         options.set_min_blob_size(BLOB_BYTES_MIN);
         options.set_blob_file_size(BLOB_FILE_BYTES);

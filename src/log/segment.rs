@@ -56,7 +56,7 @@ pub(super) fn bounds(
     Ok((found == id && at < end).then_some((start, end)))
 }
 
-/// Reads a segment, from its value or, while it waits to be packed, from its records.
+/// Reads a segment, packed or, while it waits to be packed, from its records.
 pub(super) fn read(kv: &dyn Kv, id: StreamId, start: Position) -> Result<Segment, ReadError> {
     let key = keys::position_key(id, start);
     for _ in 0..TRIES {
@@ -65,7 +65,7 @@ pub(super) fn read(kv: &dyn Kv, id: StreamId, start: Position) -> Result<Segment
         };
         let header = SegmentHeader::read(&value)?;
         let frames = if header.packed {
-            Some(Bytes::from(value).slice(SegmentHeader::BYTES..))
+            kv.get(Table::Packed, &key)?.map(Bytes::from)
         } else {
             records(kv, id, start, header.end, u64::MAX)?.map(|run| run.frames)
         };
@@ -76,7 +76,7 @@ pub(super) fn read(kv: &dyn Kv, id: StreamId, start: Position) -> Result<Segment
                 });
             }
             Some(_) if header.packed => return Err(Corrupt("segment").into()),
-            // Packed between the two reads.
+            // Packed or purged between the two reads.
             _ => {}
         }
     }

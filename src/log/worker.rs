@@ -122,7 +122,7 @@ impl Log {
         let (from, to) = (purged.from.to_be_bytes(), (purged.to + 1).to_be_bytes());
         *purged = Purged::default();
         self.blocking(move |kv: &dyn Kv| {
-            kv.compact(Table::Segments, &from, &to)?;
+            kv.compact(Table::Packed, &from, &to)?;
             Ok(kv.compact(Table::Records, &from, &to)?)
         })
         .await

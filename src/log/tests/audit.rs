@@ -12,7 +12,8 @@ use std::ops::ControlFlow;
 struct Tables {
     streams: Vec<StreamState>,
     records: BTreeMap<(StreamId, Position), Vec<u8>>,
-    segments: BTreeMap<(StreamId, Position), (SegmentHeader, Vec<u8>)>,
+    segments: BTreeMap<(StreamId, Position), SegmentHeader>,
+    packed: BTreeMap<(StreamId, Position), Vec<u8>>,
     producers: Vec<Vec<u8>>,
     timers: Vec<(u64, StreamId)>,
     packs: BTreeSet<(StreamId, Position, Position)>,
@@ -63,11 +64,9 @@ impl Tables {
                 .collect(),
             records: positions(Table::Records).collect(),
             segments: positions(Table::Segments)
-                .map(|(key, mut value)| {
-                    let frames = value.split_off(SegmentHeader::BYTES);
-                    (key, (SegmentHeader::read(&value).unwrap(), frames))
-                })
+                .map(|(key, header)| (key, SegmentHeader::read(&header).unwrap()))
                 .collect(),
+            packed: positions(Table::Packed).collect(),
             producers: entries(kv, Table::Producers)
                 .into_iter()
                 .map(|(key, _)| key)
@@ -85,9 +84,11 @@ impl Tables {
     fn check_data(&self, state: &StreamState) {
         let id = state.meta.id;
         let (mut at, mut last_seal) = (state.meta.start(), state.meta.start());
-        for (start, header, frames) in self.segments_of(id) {
+        for (start, header) in self.segments_of(id) {
             assert_eq!(start, at, "segments of {state:?} do not join");
-            if header.packed {
+            let packed = self.packed.get(&(id, start));
+            assert_eq!(packed.is_some(), header.packed, "{start} of {state:?}");
+            if let Some(frames) = packed {
                 assert_eq!(start + frames.len() as u64, header.end);
                 assert_eq!(self.records_of(id, start, header.end).count(), 0);
                 assert!(!self.packs.contains(&(id, start, header.end)));
@@ -143,6 +144,7 @@ impl Tables {
         assert_eq!(living.len(), self.streams.len(), "an id is used twice");
         let with_data = (self.records.keys())
             .chain(self.segments.keys())
+            .chain(self.packed.keys())
             .map(|(id, _)| *id)
             .chain(self.producers.iter().map(|key| owner(key)));
         for id in with_data {
@@ -161,13 +163,10 @@ impl Tables {
         }
     }
 
-    fn segments_of(
-        &self,
-        id: StreamId,
-    ) -> impl Iterator<Item = (Position, SegmentHeader, &Vec<u8>)> {
+    fn segments_of(&self, id: StreamId) -> impl Iterator<Item = (Position, SegmentHeader)> {
         self.segments
             .range((id, 0)..=(id, u64::MAX))
-            .map(|((_, start), (header, frames))| (*start, *header, frames))
+            .map(|((_, start), header)| (*start, *header))
     }
 
     fn records_of(

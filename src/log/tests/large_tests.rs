@@ -45,6 +45,33 @@ async fn answers_in_pieces_hold_what_was_appended() {
     world.compare(&model, 0..2).await;
 }
 
+/// What is in the cache, or goes anyway, is not read again only to find where it ends.
+#[tokio::test]
+async fn packed_segments_are_read_once_for_many_answers_and_not_for_their_purge() {
+    let store = MemoryStore::new();
+    let config = LogConfig {
+        segment_bytes: 1 << 20,
+        ..LogConfig::default()
+    };
+    let mut world = World::over(&store, config);
+    world.create(&stream(0)).await;
+    for _ in 0..4 {
+        world.append(&append(0, &noise(1 << 18))).await;
+    }
+    world.append(&append(0, b"more")).await;
+    world.work().await;
+    world.restart();
+    world.read(0, 0).await.unwrap();
+    let read = store.bytes_read();
+    for at in [0, 1 << 18, 1 << 19] {
+        world.read(0, at).await.unwrap();
+    }
+    world.delete(0).await;
+    world.work().await;
+    assert!(store.bytes_read() - read < 10_000);
+    audit_at_rest(&*store);
+}
+
 /// More records than are removed one by one, among those of other streams.
 #[tokio::test]
 async fn segments_of_many_records_are_packed_and_purged() {

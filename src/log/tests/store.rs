@@ -36,6 +36,8 @@ struct State {
     /// A sync that failed makes nothing durable later on, whatever it reports.
     sync_failed: bool,
     cached_reads: u64,
+    /// Of all values that were handed out.
+    bytes_read: u64,
 }
 
 /// Calls that can be counted, held up and made to fail.
@@ -134,6 +136,11 @@ impl MemoryStore {
         self.state.lock().sync_time = sync_time;
     }
 
+    /// Bytes of all values that were read so far.
+    pub(super) fn bytes_read(&self) -> u64 {
+        self.state.lock().bytes_read
+    }
+
     /// The batches that were written and not synced.
     pub(super) fn unsynced(&self) -> Vec<Vec<Write>> {
         self.state.lock().unsynced.clone()
@@ -193,8 +200,10 @@ fn key_of(table: Table, key: &[u8]) -> (Table, Bytes) {
 
 impl Kv for MemoryStore {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
-        let state = self.state.lock();
-        Ok(state.written.get(&key_of(table, key)).map(|v| v.to_vec()))
+        let mut state = self.state.lock();
+        let value = state.written.get(&key_of(table, key)).map(|v| v.to_vec());
+        state.bytes_read += value.as_ref().map_or(0, Vec::len) as u64;
+        Ok(value)
     }
 
     /// Pretends every other time that only the disk knows.
@@ -209,10 +218,12 @@ impl Kv for MemoryStore {
     }
 
     fn get_at_or_before(&self, table: Table, key: &[u8]) -> Result<Option<Entry>, KvError> {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
         let range = (Included(key_of(table, &[])), Included(key_of(table, key)));
         let last = state.written.range(range).next_back();
-        Ok(last.map(|((_, key), value)| (key.to_vec(), value.to_vec())))
+        let last = last.map(|((_, key), value)| (key.to_vec(), value.to_vec()));
+        state.bytes_read += last.as_ref().map_or(0, |(_, value)| value.len()) as u64;
+        Ok(last)
     }
 
     fn scan(
@@ -222,13 +233,15 @@ impl Kv for MemoryStore {
         to: &[u8],
         visit: &mut Visit<'_>,
     ) -> Result<(), KvError> {
-        let state = self.begin(Call::Scan)?;
+        let mut state = self.begin(Call::Scan)?;
         let range = (Included(key_of(table, from)), Excluded(key_of(table, to)));
         let found: Vec<_> = state
             .written
             .range(range)
             .map(|((_, key), value)| (key.clone(), value.clone()))
             .collect();
+        let bytes: usize = found.iter().map(|(_, value)| value.len()).sum();
+        state.bytes_read += bytes as u64;
         drop(state);
         for (key, value) in found {
             if visit(&key, &value).is_break() {
