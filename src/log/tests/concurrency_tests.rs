@@ -9,9 +9,9 @@ use crate::config::LogConfig;
 use std::sync::Arc;
 use tokio::task::{JoinHandle, JoinSet, yield_now};
 
-const STREAMS: usize = 30;
+const STREAMS: usize = 50;
 const WRITERS: usize = 3;
-const APPENDS: u64 = 40;
+const APPENDS: u64 = 120;
 
 /// Streams are let go of as soon as nobody holds them, and memory is there for a few appends.
 fn cramped() -> LogConfig {
@@ -166,7 +166,7 @@ async fn churn(world: Arc<World>) {
 /// Each request locks two streams, and others lock the same two the other way round.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn forks_of_each_other_do_not_lock_each_other_out() {
-    const ROUNDS: usize = 300;
+    const ROUNDS: usize = 2000;
     let store = MemoryStore::new();
     let mut world = World::over(&store, small());
     world.create(&stream(0)).await;

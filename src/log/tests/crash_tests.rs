@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// Set it to the seed of a run that failed.
 const SEED: &str = "HEADWATER_TEST_SEED";
-const ROUNDS: u64 = 40;
+const ROUNDS: u64 = 120;
 const SHARED: [usize; 2] = [1000, 1001];
 
 fn seeds() -> Vec<u64> {

@@ -50,12 +50,12 @@ async fn follow(mut pair: Pair, steps: Vec<Step>) {
 
 #[test]
 fn immutable_answers_never_differ() {
-    for_all(500, || Disk::Memory(MemoryStore::new()), follow);
+    for_all(1000, || Disk::Memory(MemoryStore::new()), follow);
 }
 
 #[test]
 fn immutable_answers_never_differ_over_rocksdb() {
-    for_all(8, Disk::rocks, follow);
+    for_all(20, Disk::rocks, follow);
 }
 
 /// A few appends and every way to end them: what memory, records and packed segments answer for ever

@@ -24,10 +24,10 @@ async fn follow(mut pair: Pair, steps: Vec<Step>) {
 
 #[test]
 fn the_log_behaves_as_the_model() {
-    for_all(500, || Disk::Memory(MemoryStore::new()), follow);
+    for_all(1500, || Disk::Memory(MemoryStore::new()), follow);
 }
 
 #[test]
 fn the_log_behaves_as_the_model_over_rocksdb() {
-    for_all(12, Disk::rocks, follow);
+    for_all(40, Disk::rocks, follow);
 }
