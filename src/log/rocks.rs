@@ -16,6 +16,8 @@ const BLOCK_BYTES: usize = 16 * 1024;
 const BLOOM_BITS: f64 = 10.0;
 /// Files that the store holds open at most, however many streams there are.
 const OPEN_FILES_MAX: i32 = 256;
+const ARENA_BLOCK_BYTES: usize = 128 * 1024;
+const BLOB_GC: &str = "enable_blob_garbage_collection";
 /// What a start after a crash replays at the most, and what stays on disk after all is deleted.
 const WAL_BYTES_MAX: u64 = 96 * 1024 * 1024;
 
@@ -113,6 +115,8 @@ fn table_options(table: Table, config: &LogConfig, cache: &Cache) -> Options {
     let mut options = Options::default();
     options.set_block_based_table_factory(&blocks);
     options.set_write_buffer_size(config.memtable_bytes as usize);
+    // Larger blocks would count against the memory of all tables while they are empty.
+    options.set_arena_block_size(ARENA_BLOCK_BYTES);
     options.set_max_write_buffer_number(3);
     options.set_level_compaction_dynamic_level_bytes(true);
     options.set_compression_type(DBCompressionType::Lz4);
@@ -121,9 +125,10 @@ fn table_options(table: Table, config: &LogConfig, cache: &Cache) -> Options {
         options.set_min_blob_size(BLOB_BYTES_MIN);
         options.set_blob_file_size(BLOB_FILE_BYTES);
         options.set_blob_compression_type(DBCompressionType::Lz4);
-        options.set_enable_blob_gc(true);
+        // Without collection a blob is never copied; its file goes when nothing in it is alive.
+        // [`Kv::compact`] turns collection on while it runs.
+        options.set_enable_blob_gc(false);
         options.set_blob_gc_age_cutoff(1.0);
-        options.set_blob_gc_force_threshold(0.5);
     }
     options
 }
@@ -194,8 +199,9 @@ impl Kv for Rocks {
         let family = self.family(table)?;
         // Only what is in files can be compacted.
         self.db.flush_cf(family)?;
+        self.db.set_options_cf(family, &[(BLOB_GC, "true")])?;
         self.db.compact_range_cf(family, Some(from), Some(to));
-        Ok(())
+        Ok(self.db.set_options_cf(family, &[(BLOB_GC, "false")])?)
     }
 }
 

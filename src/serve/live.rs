@@ -36,14 +36,14 @@ impl Server {
             return Err(ReadError::Gone.into());
         }
         // Neither deleted nor expired, also if nothing came.
-        let view = stream.view(self.clock.now_ms())?;
+        stream.view(self.clock.now_ms())?;
         let answer = self.log.answer(&stream, at).await?;
         let cursor = (!answer.view.closed).then(|| self.cursor(read.cursor));
         if answer.from < answer.to {
             let tag = read.if_none_match.as_deref();
             return self.answer(target, &stream, answer, tag, cursor).await;
         }
-        Ok(nothing_new(target, &view, cursor))
+        Ok(nothing_new(target, &answer.view, cursor))
     }
 
     pub(super) async fn sse(
