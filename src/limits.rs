@@ -48,6 +48,11 @@ pub struct Limits {
     #[schemars(range(min = 1))]
     pub live_readers_max: usize,
 
+    /// The most recordings of upstreams that run at one time. Further requests are answered with 503
+    /// and `Retry-After`.
+    #[schemars(range(min = 1))]
+    pub recordings_max: usize,
+
     /// The longest wait for the next piece of a request body, after which the request is ended.
     #[serde(with = "units::duration")]
     #[schemars(with = "DurationText")]
@@ -90,6 +95,7 @@ impl Default for Limits {
             producers_per_stream_max: 100_000,
             connections_max: 65_536,
             live_readers_max: 50_000,
+            recordings_max: 10_000,
             body_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_mins(1),

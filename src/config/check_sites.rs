@@ -85,8 +85,12 @@ impl Check<'_, '_> {
                 let message = format!("the path `{}` {what}", route.path);
                 self.report(&steps!["site", n, "route", r, "path"], message, hint);
             }
-            let RouteKind::Streams(streams) = &route.kind;
-            self.streams(&steps!["site", n, "route", r, "streams"], streams);
+            match &route.kind {
+                RouteKind::Streams(streams) => {
+                    self.streams(&steps!["site", n, "route", r, "streams"], streams);
+                }
+                RouteKind::Record(_) | RouteKind::Proxy(_) | RouteKind::ReverseProxy(_) => {}
+            }
         }
     }
 

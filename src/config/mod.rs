@@ -10,9 +10,13 @@ mod environment;
 mod listen;
 mod load;
 mod problem;
+mod proxy;
+mod record;
+mod route;
 pub mod schema;
 mod suggest;
 mod tree;
+mod upstream;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,6 +29,10 @@ pub use environment::{Environment, OVERRIDE_PREFIX};
 pub use listen::{Listen, ListenError};
 pub use load::{AdminFlag, DevFlags};
 pub use problem::{ConfigError, Place, Problem, Problems};
+pub use proxy::Proxy;
+pub use record::{OnDisconnect, Record};
+pub use route::{Route, RouteKind};
+pub use upstream::ReverseProxy;
 
 use crate::units::{self, DurationText, SizeText};
 
@@ -254,79 +262,6 @@ pub struct Certificate {
 
     /// The PEM file of the private key.
     pub key: PathBuf,
-}
-
-/// A path and what is served there.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "RouteForm", into = "RouteForm")]
-pub struct Route {
-    /// The path: exact, or, ending in `/*`, everything below it.
-    pub path: String,
-
-    /// What is served there.
-    pub kind: RouteKind,
-}
-
-/// What a route does. In the file, a route has exactly one key that names its kind.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RouteKind {
-    /// Streams from this server's own log.
-    Streams(Streams),
-}
-
-/// A path and what is served there. A route has, besides `path`, exactly one key that says what it
-/// does.
-#[derive(Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(extend("oneOf" = [{ "required": ["streams"] }]))]
-struct RouteForm {
-    /// The path: exact, or, ending in `/*`, everything below it. An exact path wins over a pattern,
-    /// and a longer pattern over a shorter one.
-    #[schemars(regex(pattern = r"^(/[^*]*(/\*)?|/\*)$"))]
-    path: String,
-
-    /// Serves the Durable Streams protocol from this server's own log.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Streams")]
-    streams: Option<Streams>,
-}
-
-impl TryFrom<RouteForm> for Route {
-    type Error = String;
-
-    fn try_from(form: RouteForm) -> Result<Self, String> {
-        let kind = form.streams.map(RouteKind::Streams).ok_or_else(|| {
-            format!(
-                "the route `{}` does not say what it serves; add `streams = {{}}`",
-                form.path
-            )
-        })?;
-        Ok(Self {
-            path: form.path,
-            kind,
-        })
-    }
-}
-
-impl From<Route> for RouteForm {
-    fn from(route: Route) -> Self {
-        let RouteKind::Streams(streams) = route.kind;
-        Self {
-            path: route.path,
-            streams: Some(streams),
-        }
-    }
-}
-
-// By hand, because the form carries the keys and their descriptions.
-impl JsonSchema for Route {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Route".into()
-    }
-
-    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        RouteForm::json_schema(generator)
-    }
 }
 
 /// Streams from this server's own log, by the Durable Streams protocol.

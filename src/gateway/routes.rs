@@ -23,8 +23,15 @@ pub struct Route {
     /// The pattern without its `*`.
     prefix: String,
     exact: bool,
-    pub streams: serve::Route,
+    pub kind: Kind,
     pub metrics: Arc<RouteMetrics>,
+}
+
+/// What a route serves.
+pub enum Kind {
+    Streams(serve::Route),
+    /// Not served yet.
+    Later,
 }
 
 impl Routes {
@@ -83,12 +90,15 @@ impl Site {
 
 impl Route {
     fn new(config: &RouteConfig, metrics: &Metrics) -> Self {
-        let RouteKind::Streams(streams) = &config.kind;
+        let kind = match &config.kind {
+            RouteKind::Streams(streams) => Kind::Streams(serve::Route::new(streams.clone())),
+            RouteKind::Record(_) | RouteKind::Proxy(_) | RouteKind::ReverseProxy(_) => Kind::Later,
+        };
         let prefix = config.path.strip_suffix('*');
         Self {
             prefix: prefix.unwrap_or(&config.path).to_owned(),
             exact: prefix.is_none(),
-            streams: serve::Route::new(streams.clone()),
+            kind,
             metrics: metrics.route(&config.path),
         }
     }
@@ -101,8 +111,16 @@ impl Route {
         }
     }
 
+    /// Whether pages of any origin may read errors of this route.
+    pub fn cors(&self) -> bool {
+        match &self.kind {
+            Kind::Streams(streams) => streams.config.cors,
+            Kind::Later => false,
+        }
+    }
+
     /// The stream that a URL's path names; the path is still percent-encoded.
-    pub fn stream_path(&self, path: &str) -> Result<StreamPath, ServeError> {
+    pub fn stream_path(&self, namespace: &str, path: &str) -> Result<StreamPath, ServeError> {
         let below = if self.exact {
             // An exact route serves one stream, named like its path.
             path.trim_start_matches('/')
@@ -127,7 +145,7 @@ impl Route {
         if decoded == "__ds" || decoded.starts_with("__ds/") {
             return Err(ServeError::Subscriptions);
         }
-        Ok(StreamPath::new(&self.streams.config.namespace, &decoded))
+        Ok(StreamPath::new(namespace, &decoded))
     }
 }
 
@@ -158,9 +176,10 @@ mod tests {
 
     fn namespace(host: &str, path: &str) -> Option<String> {
         let routes = routes(SITES);
-        routes
-            .find(host, path)
-            .map(|route| route.streams.config.namespace.clone())
+        routes.find(host, path).map(|route| match &route.kind {
+            Kind::Streams(streams) => streams.config.namespace.clone(),
+            Kind::Later => String::new(),
+        })
     }
 
     #[test]
@@ -184,7 +203,7 @@ mod tests {
     fn paths_are_decoded_and_checked() {
         let routes = routes(SITES);
         let route = routes.find("a.example", "/v1/stream/a").unwrap();
-        let path = |text: &str| route.stream_path(&format!("/v1/stream/{text}"));
+        let path = |text: &str| route.stream_path("default", &format!("/v1/stream/{text}"));
         assert_eq!(path("a%2Fb").unwrap(), StreamPath::new("default", "a/b"));
         assert_eq!(path("%C3%A9").unwrap().path(), "é");
         for wrong in ["", "a/../b", "%2e%2e/b", "a/%2E", "a%00", "%ff", "a%0a"] {

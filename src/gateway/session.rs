@@ -3,12 +3,12 @@
 use super::body::Bodies;
 use super::connection::Keeping;
 use super::respond::{self, Sent};
-use super::routes::{Route, Routes};
+use super::routes::{Kind, Route, Routes};
 use crate::config::Limits;
 use crate::observe::access::{Access, Finished, LiveEnd};
 use crate::observe::metrics::{Live, Method as MethodLabel, Mode as ModeLabel, UNMATCHED_ROUTE};
 use crate::protocol::request::{self, Command, Mode};
-use crate::serve::{Body, Reply, ServeError, Server, Target};
+use crate::serve::{self, Body, Reply, ServeError, Server, Target};
 use bytes::Bytes;
 use http::{Method, StatusCode, Version, header, uri::Authority};
 use pingora::Result;
@@ -62,12 +62,17 @@ impl Gateway {
             Ok(route) => {
                 let _in_flight = route.metrics.enter();
                 asked.route = Some(route.clone());
-                let served = Box::pin(self.serve(session, &route, &mut asked)).await;
-                (served, Some(route))
+                let served = match &route.kind {
+                    Kind::Streams(streams) => {
+                        Box::pin(self.serve(session, &route, streams, &mut asked)).await
+                    }
+                    Kind::Later => Err(ServeError::NoRoute),
+                };
+                (served, Some(route.clone()))
             }
             Err(error) => (Err(error), None),
         };
-        let cors = route.as_ref().is_none_or(|route| route.streams.config.cors);
+        let cors = route.as_ref().is_none_or(|route| route.cors());
         let sent = match reply {
             Ok(Some(reply)) => self.respond(session, reply, &asked).await,
             Ok(None) => Sent::client_left(),
@@ -124,19 +129,21 @@ impl Gateway {
         &self,
         session: &mut ServerSession,
         route: &Arc<Route>,
+        streams: &serve::Route,
         asked: &mut Asked,
     ) -> Result<Option<Reply>, ServeError> {
         let request = session.req_header();
-        let path = route.stream_path(request.uri.path())?;
+        let namespace = &streams.config.namespace;
+        let path = route.stream_path(namespace, request.uri.path())?;
         let command = request::parse(&request.method, request.uri.query(), &request.headers)?;
         asked.mode = mode(&command);
         let location = match command {
-            Command::Create(_) => Some(location(session, route)),
+            Command::Create(_) => Some(location(session, streams)),
             _ => None,
         };
-        let resolve = |path: &str| route.stream_path(path).ok();
+        let resolve = |path: &str| route.stream_path(namespace, path).ok();
         let target = Target {
-            route: &route.streams,
+            route: streams,
             path,
             location,
             resolve: &resolve,
@@ -294,9 +301,9 @@ fn authority(session: &ServerSession) -> Option<Authority> {
 }
 
 /// The stream's URL as the client sees it.
-fn location(session: &ServerSession, route: &Route) -> String {
+fn location(session: &ServerSession, route: &serve::Route) -> String {
     let path = session.req_header().uri.path();
-    if let Some(base) = &route.streams.config.base_url {
+    if let Some(base) = &route.config.base_url {
         return format!("{}{path}", base.trim_end_matches('/'));
     }
     let digest = session.digest();

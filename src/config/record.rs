@@ -1,0 +1,173 @@
+//! Recording upstreams.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::units::{self, DurationText, SizeText};
+
+/// Passes requests on to upstreams, and records answers that stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// The upstreams: `http://` or `https://`, a host, and a port if it is not the usual one.
+    #[schemars(length(min = 1))]
+    pub upstreams: Vec<String>,
+
+    /// The content types of answers that are recorded. Any other answer passes through.
+    #[serde(default = "content_types")]
+    pub content_types: Vec<String>,
+
+    /// What becomes of a recording that nobody reads.
+    #[serde(default)]
+    pub on_disconnect: OnDisconnect,
+
+    /// How long nobody may be reading before a recording is cancelled, with `on_disconnect =
+    /// "grace"`.
+    #[serde(default = "grace", with = "units::duration")]
+    #[schemars(with = "DurationText")]
+    pub grace: Duration,
+
+    /// Whether events without an `id` get one, by which a browser's `EventSource` goes on after the
+    /// last event it saw.
+    #[serde(default)]
+    pub event_ids: bool,
+
+    /// The name of a recording's stream; `{id}` is what makes it unique and unguessable.
+    #[serde(default = "name")]
+    pub name: String,
+
+    /// The namespace of the recordings. A `streams` route with the same namespace serves them to
+    /// whoever knows their names.
+    #[serde(default = "namespace")]
+    pub namespace: String,
+
+    /// How long a recording is kept after it was last read or written.
+    #[serde(default = "ttl", with = "units::duration")]
+    #[schemars(with = "DurationText")]
+    pub ttl: Duration,
+
+    /// How long a `Stream-Url` is valid.
+    #[serde(default = "ttl", with = "units::duration")]
+    #[schemars(with = "DurationText")]
+    pub url_ttl: Duration,
+
+    /// The path below which the streams of recordings are read.
+    #[serde(default = "url_path")]
+    pub url_path: String,
+
+    /// The scheme and host of a `Stream-Url`, such as `https://api.example.com`, where another proxy
+    /// stands before this one. Without it, they are taken from the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub base_url: Option<String>,
+
+    /// The request header that names a request, so that the same one again attaches to its
+    /// recording.
+    #[serde(default = "idempotency_header")]
+    pub idempotency_header: String,
+
+    /// The request headers that tell callers apart: nobody attaches to a recording of somebody else.
+    #[serde(default = "credentials")]
+    pub credentials: Vec<String>,
+
+    /// How often a client gets a comment while the upstream is silent, so that nothing between takes
+    /// the connection for dead. `0`: never.
+    #[serde(default, with = "units::duration")]
+    #[schemars(with = "DurationText")]
+    pub heartbeat: Duration,
+
+    /// The longest wait for the head of an upstream's answer, after which the request is answered
+    /// with 504.
+    #[serde(default = "headers_timeout", with = "units::duration")]
+    #[schemars(with = "DurationText")]
+    pub headers_timeout: Duration,
+
+    /// How long an upstream may be silent within its answer before the recording ends as failed.
+    #[serde(default = "inactivity_timeout", with = "units::duration")]
+    #[schemars(with = "DurationText")]
+    pub inactivity_timeout: Duration,
+
+    /// The longest time that a recording may take. `0`: any.
+    #[serde(default = "total_timeout", with = "units::duration")]
+    #[schemars(with = "DurationText")]
+    pub total_timeout: Duration,
+
+    /// The most bytes of one recording.
+    #[serde(default = "recording_bytes_max", with = "units::size")]
+    #[schemars(with = "SizeText")]
+    pub recording_bytes_max: u64,
+
+    /// The most recordings that one caller may have running at one time. Further requests are
+    /// answered with 429.
+    #[serde(default = "recordings_per_caller_max")]
+    #[schemars(range(min = 1))]
+    pub recordings_per_caller_max: usize,
+}
+
+/// What becomes of a recording that nobody reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnDisconnect {
+    /// It goes on to its end.
+    #[default]
+    Continue,
+    /// The upstream call is ended at once.
+    Cancel,
+    /// The upstream call is ended when nobody has been reading for the time `grace`.
+    Grace,
+}
+
+fn content_types() -> Vec<String> {
+    vec!["text/event-stream".to_owned()]
+}
+
+fn grace() -> Duration {
+    Duration::from_secs(30)
+}
+
+fn name() -> String {
+    "{id}".to_owned()
+}
+
+fn namespace() -> String {
+    "recordings".to_owned()
+}
+
+fn ttl() -> Duration {
+    Duration::from_hours(24)
+}
+
+fn url_path() -> String {
+    "/_recordings".to_owned()
+}
+
+fn idempotency_header() -> String {
+    "Idempotency-Key".to_owned()
+}
+
+fn credentials() -> Vec<String> {
+    let names = ["Authorization", "Cookie", "X-Api-Key", "Api-Key"];
+    names.map(str::to_owned).into()
+}
+
+fn headers_timeout() -> Duration {
+    Duration::from_mins(1)
+}
+
+fn inactivity_timeout() -> Duration {
+    Duration::from_mins(10)
+}
+
+fn total_timeout() -> Duration {
+    Duration::from_hours(1)
+}
+
+fn recording_bytes_max() -> u64 {
+    256 << 20
+}
+
+fn recordings_per_caller_max() -> usize {
+    100
+}
