@@ -14,3 +14,4 @@ pub mod serve;
 pub mod server;
 pub mod types;
 pub mod units;
+pub mod upstream;
