@@ -227,6 +227,11 @@ pub struct Timeouts {
     #[schemars(with = "DurationText")]
     pub write: Duration,
 
+    /// The longest silence of either end once a connection was upgraded, such as to WebSocket.
+    #[serde(with = "units::duration")]
+    #[schemars(with = "DurationText")]
+    pub upgraded: Duration,
+
     /// How long a connection without a request is kept for the next one. It should be shorter than
     /// the upstream keeps it.
     #[serde(with = "units::duration")]
@@ -240,6 +245,7 @@ impl Default for Timeouts {
             connect: Duration::from_secs(5),
             read: Duration::from_mins(1),
             write: Duration::from_mins(1),
+            upgraded: Duration::from_hours(1),
             idle: Duration::from_mins(1),
         }
     }

@@ -1,11 +1,12 @@
 //! Listeners: one Pingora service for each address, with what all its sites serve.
 
-use super::routes::Routes;
+use super::routes::{Kind, Routes};
 use super::session::Gateway;
 use super::tls::{Certificates, TlsError};
-use crate::config::{Config, Listen, Site};
+use crate::config::{Config, Listen, Route as RouteConfig, Site};
 use crate::observe::metrics::{Held, Metrics, Refusal};
 use crate::serve::Server;
+use crate::upstream::UpstreamError;
 use async_trait::async_trait;
 use pingora::apps::ServerApp;
 use pingora::listeners::tls::TlsSettings;
@@ -31,6 +32,8 @@ pub enum ListenError {
     Tls(#[from] TlsError),
     #[error("TLS cannot be set up: {0}")]
     Settings(String),
+    #[error("the route {path}: {source}")]
+    Upstreams { path: String, source: UpstreamError },
 }
 
 /// The services of all listeners. They begin to listen when they are started.
@@ -40,19 +43,33 @@ pub fn services(
 ) -> Result<Vec<Service<Connections>>, ListenError> {
     let addresses: BTreeSet<&Listen> = config.site.iter().flat_map(|site| &site.listen).collect();
     let open = Arc::new(Semaphore::new(config.limits.connections_max));
+    let kinds = kinds(config, server)?;
     addresses
         .into_iter()
-        .map(|address| service(config, address, server, &open))
+        .map(|address| service(config, address, server, &kinds, &open))
         .collect()
+}
+
+/// What each route of each site serves, at whichever of the site's addresses.
+fn kinds(config: &Config, server: &Arc<Server>) -> Result<Vec<Vec<Kind>>, ListenError> {
+    let of_route = |route: &RouteConfig| {
+        Kind::new(route, config, server).map_err(|source| ListenError::Upstreams {
+            path: route.path.clone(),
+            source,
+        })
+    };
+    let of_site = |site: &Site| site.route.iter().map(of_route).collect();
+    config.site.iter().map(of_site).collect()
 }
 
 fn service(
     config: &Config,
     address: &Listen,
     server: &Arc<Server>,
+    kinds: &[Vec<Kind>],
     open: &Arc<Semaphore>,
 ) -> Result<Service<Connections>, ListenError> {
-    let routes = Routes::of_listener(config, address, &server.metrics);
+    let routes = Routes::of_listener(config, address, kinds, &server.metrics);
     let gateway = Gateway::new(server.clone(), routes, &config.limits);
     let app = Connections {
         gateway: Arc::new(gateway),

@@ -2,6 +2,7 @@
 
 mod body;
 mod connection;
+mod forward;
 mod listen;
 mod respond;
 mod routes;
@@ -9,6 +10,7 @@ mod session;
 mod sockets;
 mod tls;
 
+pub use forward::Forwarder;
 pub use listen::{ListenError, services};
 pub use routes::Routes;
 pub use session::Gateway;

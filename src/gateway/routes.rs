@@ -1,9 +1,11 @@
 //! Which route a request takes: by listener, host and path.
 
+use super::forward::Forwarder;
 use crate::config::{Config, Listen, Route as RouteConfig, RouteKind, Site as SiteConfig};
 use crate::observe::metrics::{Metrics, RouteMetrics};
-use crate::serve::{self, ServeError};
+use crate::serve::{self, ServeError, Server};
 use crate::types::StreamPath;
+use crate::upstream::{UpstreamError, Upstreams};
 use percent_encoding::percent_decode_str;
 use std::sync::Arc;
 
@@ -27,22 +29,55 @@ pub struct Route {
     pub metrics: Arc<RouteMetrics>,
 }
 
-/// What a route serves.
+/// What a route serves; the same thing at all addresses of its site.
+#[derive(Clone)]
 pub enum Kind {
-    Streams(Box<serve::Route>),
+    Streams(Arc<serve::Route>),
+    ReverseProxy(Arc<Forwarder>),
     /// Not served yet.
     Later,
 }
 
+impl Kind {
+    /// What a route of this configuration serves. It must run inside a Tokio runtime: upstreams are
+    /// looked up and checked from now on.
+    pub fn new(
+        route: &RouteConfig,
+        config: &Config,
+        server: &Server,
+    ) -> Result<Self, UpstreamError> {
+        Ok(match &route.kind {
+            RouteKind::Streams(streams) => {
+                Self::Streams(Arc::new(serve::Route::new(streams.clone())))
+            }
+            RouteKind::ReverseProxy(settings) => {
+                let metrics = &server.metrics;
+                let upstreams = Upstreams::new(settings, metrics.upstreams(&route.path))?;
+                upstreams.start(&server.draining);
+                let figures = metrics.route(&route.path);
+                let forwarder = Forwarder::new(upstreams, figures, server, &config.limits);
+                Self::ReverseProxy(Arc::new(forwarder))
+            }
+            RouteKind::Record(_) | RouteKind::Proxy(_) => Self::Later,
+        })
+    }
+}
+
 impl Routes {
-    /// The routes of all sites that listen at an address.
-    pub fn of_listener(config: &Config, listen: &Listen, metrics: &Metrics) -> Self {
-        let sites = config
-            .site
-            .iter()
-            .filter(|site| site.listen.contains(listen));
+    /// The routes of all sites that listen at an address. `kinds` has for each site what its routes
+    /// serve.
+    pub fn of_listener(
+        config: &Config,
+        listen: &Listen,
+        kinds: &[Vec<Kind>],
+        metrics: &Metrics,
+    ) -> Self {
+        let sites = config.site.iter().zip(kinds);
+        let sites = sites.filter(|(site, _)| site.listen.contains(listen));
         Self {
-            sites: sites.map(|site| Site::new(site, metrics)).collect(),
+            sites: sites
+                .map(|(site, kinds)| Site::new(site, kinds, metrics))
+                .collect(),
         }
     }
 
@@ -60,11 +95,10 @@ impl Routes {
 }
 
 impl Site {
-    fn new(config: &SiteConfig, metrics: &Metrics) -> Self {
-        let mut routes: Vec<_> = config
-            .route
-            .iter()
-            .map(|route| Arc::new(Route::new(route, metrics)))
+    fn new(config: &SiteConfig, kinds: &[Kind], metrics: &Metrics) -> Self {
+        let routes = config.route.iter().zip(kinds);
+        let mut routes: Vec<_> = routes
+            .map(|(route, kind)| Arc::new(Route::new(route, kind.clone(), metrics)))
             .collect();
         routes.sort_by_key(|route| (!route.exact, std::cmp::Reverse(route.prefix.len())));
         Self {
@@ -89,13 +123,7 @@ impl Site {
 }
 
 impl Route {
-    fn new(config: &RouteConfig, metrics: &Metrics) -> Self {
-        let kind = match &config.kind {
-            RouteKind::Streams(streams) => {
-                Kind::Streams(Box::new(serve::Route::new(streams.clone())))
-            }
-            RouteKind::Record(_) | RouteKind::Proxy(_) | RouteKind::ReverseProxy(_) => Kind::Later,
-        };
+    fn new(config: &RouteConfig, kind: Kind, metrics: &Metrics) -> Self {
         let prefix = config.path.strip_suffix('*');
         Self {
             prefix: prefix.unwrap_or(&config.path).to_owned(),
@@ -117,7 +145,7 @@ impl Route {
     pub fn cors(&self) -> bool {
         match &self.kind {
             Kind::Streams(streams) => streams.config.cors,
-            Kind::Later => false,
+            Kind::ReverseProxy(_) | Kind::Later => false,
         }
     }
 
@@ -158,7 +186,15 @@ mod tests {
     fn routes(text: &str) -> Routes {
         let config: Config = toml::from_str(text).unwrap();
         let listen = config.site[0].listen[0].clone();
-        Routes::of_listener(&config, &listen, &Metrics::new())
+        let streams = |route: &RouteConfig| match &route.kind {
+            RouteKind::Streams(streams) => {
+                Kind::Streams(Arc::new(serve::Route::new(streams.clone())))
+            }
+            _ => Kind::Later,
+        };
+        let of_site = |site: &SiteConfig| site.route.iter().map(streams).collect();
+        let kinds: Vec<_> = config.site.iter().map(of_site).collect();
+        Routes::of_listener(&config, &listen, &kinds, &Metrics::new())
     }
 
     const SITES: &str = r#"
@@ -180,7 +216,7 @@ mod tests {
         let routes = routes(SITES);
         routes.find(host, path).map(|route| match &route.kind {
             Kind::Streams(streams) => streams.config.namespace.clone(),
-            Kind::Later => String::new(),
+            Kind::ReverseProxy(_) | Kind::Later => String::new(),
         })
     }
 

@@ -2,6 +2,7 @@
 
 use super::body::Bodies;
 use super::connection::Keeping;
+use super::forward::Forwarder;
 use super::respond::{self, Sent};
 use super::routes::{Kind, Route, Routes};
 use crate::config::Limits;
@@ -48,8 +49,11 @@ impl Gateway {
         }
     }
 
-    /// Answers one request. An error means that its answer broke off.
-    pub(super) async fn handle(&self, session: &mut ServerSession) -> Result<()> {
+    /// Answers one request, or says who is to pass it on. An error means that its answer broke off.
+    pub(super) async fn handle(
+        &self,
+        session: &mut ServerSession,
+    ) -> Result<Option<Arc<Forwarder>>> {
         self.prepare(session);
         let mut asked = Asked {
             method: session.req_header().method.clone(),
@@ -66,6 +70,10 @@ impl Gateway {
                     Kind::Streams(streams) => {
                         Box::pin(self.serve(session, &route, streams, &mut asked)).await
                     }
+                    Kind::ReverseProxy(forwarder) => match forwarder.check(session) {
+                        Ok(()) => return Ok(Some(forwarder.clone())),
+                        Err(error) => Err(error),
+                    },
                     Kind::Later => Err(ServeError::NoRoute),
                 };
                 (served, Some(route.clone()))
@@ -86,7 +94,7 @@ impl Gateway {
         };
         self.finished(session, &asked, &sent);
         match sent.broken {
-            None => Ok(()),
+            None => Ok(None),
             Some(error) => Err(error),
         }
     }
@@ -248,7 +256,12 @@ fn long_poll_end(sent: &Sent) -> Option<LiveEnd<'static>> {
     }
 }
 
-fn access(session: &ServerSession, method: &Method, route: &str, log: impl FnOnce(&Access<'_>)) {
+pub(super) fn access(
+    session: &ServerSession,
+    method: &Method,
+    route: &str,
+    log: impl FnOnce(&Access<'_>),
+) {
     let request = session.req_header();
     let client = session.client_addr();
     log(&Access {

@@ -4,11 +4,12 @@ use super::{Body, Reply};
 use crate::log::keys::Corrupt;
 use crate::log::state::{AppendRefusal, Unavailable};
 use crate::log::{AppendError, CommitError, CreateError, DeleteError, ReadError};
-use crate::observe::metrics::Refusal;
+use crate::observe::metrics::{Refusal, UpstreamFailure};
 use crate::protocol::json::JsonError;
 use crate::protocol::names;
 use crate::protocol::reply::Head;
 use crate::protocol::request::RequestError;
+use crate::upstream::ExchangeError;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use thiserror::Error;
@@ -58,6 +59,16 @@ pub enum ServeError {
     TooManyReaders,
     #[error("subscriptions are not served yet")]
     Subscriptions,
+    #[error("tunnels are not served")]
+    Tunnel,
+    #[error("{}", upstream_words(*.0))]
+    Upstream(UpstreamFailure),
+}
+
+impl From<ExchangeError> for ServeError {
+    fn from(error: ExchangeError) -> Self {
+        Self::Upstream(error.failure())
+    }
 }
 
 impl From<AppendError> for ServeError {
@@ -131,6 +142,8 @@ impl ServeError {
             Self::TooManyBodies => (S::SERVICE_UNAVAILABLE, "TOO_MANY_BODIES"),
             Self::TooManyReaders => (S::SERVICE_UNAVAILABLE, "TOO_MANY_READERS"),
             Self::Subscriptions => (S::NOT_IMPLEMENTED, "SUBSCRIPTIONS_NOT_IMPLEMENTED"),
+            Self::Tunnel => (S::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED"),
+            Self::Upstream(failure) => upstream_status(*failure),
         }
     }
 
@@ -189,7 +202,7 @@ impl ServeError {
                 head.set_number(names::PRODUCER_EXPECTED_SEQ, *expected);
                 head.set_number(names::PRODUCER_RECEIVED_SEQ, *received);
             }
-            Self::Request(RequestError::Method(_)) => {
+            Self::Request(RequestError::Method(_)) | Self::Tunnel => {
                 let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS");
                 head.set(header::ALLOW, allowed);
             }
@@ -244,6 +257,29 @@ fn create_status(error: &CreateError) -> (StatusCode, &'static str) {
         CreateError::NoteTooLong | CreateError::Commit(_) | CreateError::Read(_) => {
             (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL")
         }
+    }
+}
+
+fn upstream_status(failure: UpstreamFailure) -> (StatusCode, &'static str) {
+    match failure {
+        UpstreamFailure::Connect => (StatusCode::BAD_GATEWAY, "UPSTREAM_UNREACHABLE"),
+        UpstreamFailure::Tls => (StatusCode::BAD_GATEWAY, "UPSTREAM_TLS_FAILED"),
+        UpstreamFailure::Timeout => (StatusCode::GATEWAY_TIMEOUT, "UPSTREAM_TIMEOUT"),
+        UpstreamFailure::Broken => (StatusCode::BAD_GATEWAY, "UPSTREAM_BROKE"),
+        UpstreamFailure::Protocol => (StatusCode::BAD_GATEWAY, "UPSTREAM_INVALID"),
+        UpstreamFailure::NoUpstream => (StatusCode::SERVICE_UNAVAILABLE, "NO_UPSTREAM"),
+    }
+}
+
+/// What a client is told; addresses and causes are for the log.
+fn upstream_words(failure: UpstreamFailure) -> &'static str {
+    match failure {
+        UpstreamFailure::Connect => "the upstream cannot be reached",
+        UpstreamFailure::Tls => "no secure connection to the upstream came about",
+        UpstreamFailure::Timeout => "the upstream did not answer in time",
+        UpstreamFailure::Broken => "the upstream broke off before its answer",
+        UpstreamFailure::Protocol => "the upstream did not answer in HTTP",
+        UpstreamFailure::NoUpstream => "no upstream is healthy; try again later",
     }
 }
 
