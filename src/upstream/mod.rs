@@ -1,0 +1,4 @@
+//! Upstreams: which there are, and which may be called.
+
+pub mod allow;
+pub mod guard;
