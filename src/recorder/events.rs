@@ -2,8 +2,6 @@
 
 use memchr::memchr2;
 
-const BOM: [u8; 3] = [0xef, 0xbb, 0xbf];
-
 /// How a line ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LineEnd {
@@ -47,6 +45,10 @@ pub(super) struct Piece<'a> {
 /// What is known of the field that the current line holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Field {
+    /// Nothing of the whole answer is there: a byte order mark may come.
+    Start,
+    /// So many bytes of a byte order mark.
+    Mark(u8),
     /// Nothing of the line is there.
     Blank,
     Comment,
@@ -62,8 +64,6 @@ enum Field {
 /// the same line end.
 #[derive(Clone, Debug)]
 pub(super) struct Scanner {
-    /// How much of a byte order mark has been seen at the very beginning.
-    bom: usize,
     field: Field,
     after_cr: bool,
     line_end: LineEnd,
@@ -74,8 +74,7 @@ pub(super) struct Scanner {
 impl Scanner {
     pub(super) fn new() -> Self {
         Self {
-            bom: 0,
-            field: Field::Blank,
+            field: Field::Start,
             after_cr: false,
             line_end: LineEnd::Lf,
             has_field: false,
@@ -133,21 +132,12 @@ impl Scanner {
             if let Field::IdValue | Field::Comment | Field::Other = self.field {
                 break;
             }
-            if self.bom < BOM.len() {
-                if byte == BOM[self.bom] {
-                    self.bom += 1;
-                    at += 1;
-                    continue;
-                }
-                if self.bom > 0 {
-                    self.field = Field::Other;
-                }
-                self.bom = BOM.len();
-                continue;
-            }
             let (field, taken) = match (self.field, byte) {
-                (Field::Blank, b':') => (Field::Comment, 1),
-                (Field::Blank, b'i') => (Field::MaybeId(1), 1),
+                (Field::Start, 0xef) => (Field::Mark(1), 1),
+                (Field::Mark(1), 0xbb) => (Field::Mark(2), 1),
+                (Field::Mark(2), 0xbf) => (Field::Blank, 1),
+                (Field::Start | Field::Blank, b':') => (Field::Comment, 1),
+                (Field::Start | Field::Blank, b'i') => (Field::MaybeId(1), 1),
                 (Field::MaybeId(1), b'd') => (Field::MaybeId(2), 1),
                 (Field::MaybeId(2), b':') => (Field::IdColon, 1),
                 (Field::IdColon, _) => (Field::IdValue, usize::from(byte == b' ')),
@@ -160,13 +150,9 @@ impl Scanner {
     }
 
     fn end_line(&mut self, line_end: LineEnd) -> Option<BlockEnd> {
-        if (1..BOM.len()).contains(&self.bom) {
-            self.field = Field::Other;
-        }
-        self.bom = BOM.len();
         let field = std::mem::replace(&mut self.field, Field::Blank);
         match field {
-            Field::Blank => {
+            Field::Start | Field::Blank => {
                 let end = BlockEnd {
                     line_end: self.line_end,
                     has_field: self.has_field,
@@ -176,7 +162,7 @@ impl Scanner {
                 return Some(end);
             }
             Field::Comment => {}
-            Field::MaybeId(1) | Field::Other => self.has_field = true,
+            Field::Mark(_) | Field::MaybeId(1) | Field::Other => self.has_field = true,
             Field::MaybeId(_) | Field::IdColon | Field::IdValue => {
                 (self.has_field, self.has_id) = (true, true);
             }
