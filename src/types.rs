@@ -1,5 +1,6 @@
 //! The words every room uses: stream paths, positions, content kinds, producers and lifetimes.
 
+use bytes::Bytes;
 use std::fmt;
 use std::sync::Arc;
 
@@ -188,6 +189,78 @@ impl Lifetime {
     }
 }
 
+/// How much of a stream is kept while it lives. What is older goes, in whole segments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// At least the last so many bytes are kept, and not much more.
+    pub bytes: Option<u64>,
+    /// What is younger is kept, and what is much older is not.
+    pub age_ms: Option<u64>,
+}
+
+impl Retention {
+    /// Whether everything is kept.
+    pub fn is_unlimited(self) -> bool {
+        self == Self::default()
+    }
+}
+
+/// How a recorded stream ended; one that a client closed says nothing of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamEnd {
+    pub outcome: Outcome,
+    /// A token or a few words, in visible ASCII: it is shown in a header.
+    pub reason: Option<Arc<str>>,
+}
+
+/// Longest reason of an end.
+const REASON_BYTES_MAX: usize = 200;
+
+impl StreamEnd {
+    /// An end whose reason fits a header: cut to its length, anything unprintable replaced.
+    pub fn new(outcome: Outcome, reason: Option<&str>) -> Self {
+        let printable = |c: char| {
+            if c == ' ' || c.is_ascii_graphic() {
+                c
+            } else {
+                '?'
+            }
+        };
+        let shown = |text: &str| {
+            let text: String = text.chars().take(REASON_BYTES_MAX).map(printable).collect();
+            Arc::from(text.trim())
+        };
+        Self {
+            outcome,
+            reason: reason
+                .map(shown)
+                .filter(|reason: &Arc<str>| !reason.is_empty()),
+        }
+    }
+}
+
+/// What became of what a stream records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All of it is there.
+    Completed,
+    /// Somebody stopped it.
+    Aborted,
+    /// It broke off.
+    Failed,
+}
+
+impl Outcome {
+    /// The word for it in headers and events.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Aborted => "aborted",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// What an idempotent producer says of one append (protocol, section 5.2.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProducerStamp {
@@ -203,8 +276,13 @@ pub struct StreamMeta {
     pub content_type: Arc<str>,
     pub kind: Kind,
     pub lifetime: Lifetime,
+    pub retention: Retention,
+    /// Whether the retention is the route's because the request named none.
+    pub retention_by_route: bool,
     pub created_ms: UnixMs,
     pub fork: Option<ForkMeta>,
+    /// What the creator keeps with the stream, if it does. Forks do not inherit it.
+    pub note: Option<Bytes>,
 }
 
 impl StreamMeta {
@@ -274,6 +352,15 @@ mod tests {
         assert_eq!(Kind::of("application/jsonl"), Kind::Binary);
         assert_eq!(Kind::of("té/x"), Kind::Binary);
         assert!(same_content_type("text/plain", "Text/Plain;charset=x"));
+    }
+
+    #[test]
+    fn reasons_fit_a_header() {
+        let reason = |text| StreamEnd::new(Outcome::Failed, Some(text)).reason;
+        assert_eq!(reason("timeout").as_deref(), Some("timeout"));
+        assert_eq!(reason(" a\r\nb\u{e9} ").as_deref(), Some("a??b?"));
+        assert_eq!(reason(" ").as_deref(), None);
+        assert_eq!(reason(&"x".repeat(1000)).unwrap().len(), REASON_BYTES_MAX);
     }
 
     #[test]

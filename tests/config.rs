@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use headwater::config::{
     AdminFlag, CacheScope, Config, ConfigError, DevFlags, Durability, Environment, Listen, Place,
-    Problem, RouteKind,
+    Problem, Route, RouteKind, Streams,
 };
 
 #[path = "config/environment.rs"]
@@ -65,7 +65,7 @@ fn a_small_file_has_defaults() {
     assert_eq!(config, expected);
     assert_eq!(config.log.durability, Durability::Sync);
     assert_eq!(config.limits.body_bytes_max, 64 << 20);
-    let RouteKind::Streams(streams) = &config.site[0].route[0].kind;
+    let streams = streams(&config.site[0].route[0]);
     assert_eq!(streams.namespace, "default");
     assert_eq!(streams.cache, CacheScope::Public);
     assert_eq!(streams.cache_max_age, Duration::from_hours(365 * 24));
@@ -109,7 +109,7 @@ fn every_kind_of_value_is_read() {
     let address: SocketAddr = "[::1]:1".parse().unwrap();
     assert_eq!(site.listen[0], Listen::Tcp(address));
     assert_eq!(site.hosts, ["streams.example.com", "*.example.org"]);
-    let RouteKind::Streams(streams) = &site.route[0].kind;
+    let streams = streams(&site.route[0]);
     assert_eq!(streams.sse_heartbeat, Duration::ZERO);
     assert_eq!(streams.cache, CacheScope::Private);
     assert_eq!(streams.base_url.as_deref(), Some("https://x.example"));
@@ -145,7 +145,7 @@ fn development_needs_no_file() {
     assert_eq!(config.data_dir, PathBuf::from("/tmp/x"));
     assert_eq!(config.threads, Some(1));
     assert_eq!(config.log.durability, Durability::Os);
-    let RouteKind::Streams(streams) = &config.site[0].route[0].kind;
+    let streams = streams(&config.site[0].route[0]);
     assert_eq!(streams.long_poll_timeout, Duration::from_millis(500));
 
     let flags = DevFlags {
@@ -167,4 +167,12 @@ fn a_file_that_cannot_be_read_is_named() {
         error.contains("missing.toml") && error.contains("cannot be read"),
         "{error}"
     );
+}
+
+/// The settings of a route that serves streams.
+fn streams(route: &Route) -> &Streams {
+    match &route.kind {
+        RouteKind::Streams(streams) => streams,
+        other => panic!("{other:?}"),
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::fanout::{EncodedKey, Fanout};
 use super::ring::{HotBytes, Ring, Run};
-use crate::types::{Position, StreamId, StreamMeta};
+use crate::types::{Position, StreamEnd, StreamId, StreamMeta};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::pin::pin;
@@ -13,12 +13,16 @@ use tokio::sync::Notify;
 #[derive(Clone, Debug)]
 pub struct View {
     pub meta: Arc<StreamMeta>,
+    /// Where what is kept begins: all before it was trimmed.
+    pub earliest: Position,
     pub tail: Position,
     /// Where the open remainder begins.
     pub sealed: Position,
     /// Where the last sealed segment begins; `sealed` if there is none.
     pub last_seal: Position,
     pub closed: bool,
+    /// How what it records ended, once that is known.
+    pub end: Option<Arc<StreamEnd>>,
     /// Deleted by its owner, kept for its forks.
     pub deleted: bool,
     /// Whether forks read from it.

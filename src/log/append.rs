@@ -9,7 +9,7 @@ use super::state::{
 use super::stream::{Sequenced, Stream};
 use super::{Log, ReadError};
 use crate::hub::Run;
-use crate::types::{Position, ProducerStamp, StreamId, StreamMeta};
+use crate::types::{Position, ProducerStamp, StreamEnd, StreamId, StreamMeta};
 use bytes::Bytes;
 use std::sync::Arc;
 use thiserror::Error;
@@ -21,6 +21,8 @@ pub struct Appended {
     /// Where the next append begins.
     pub tail: Position,
     pub closed: bool,
+    /// How what the stream records ended, once that is known.
+    pub end: Option<Arc<StreamEnd>>,
     /// The highest accepted seq of the request's producer.
     pub producer_seq: Option<u64>,
     /// The same request was accepted before: nothing was added.
@@ -78,7 +80,8 @@ impl Log {
             let mut sequenced = stream.sequenced.lock();
             let known = request.producer.and_then(|stamp| sequenced.producer(stamp));
             let ticket = sequenced.ticket;
-            let verdict = match sequenced.alive(stream.used_ms(), self.clock.now_ms()) {
+            let alive = sequenced.alive(stream.used_ms(), self.clock.now_ms());
+            let verdict = match alive.and_then(|state| meant(state, request)) {
                 Ok(state) => state.judge(request, known).map_err(AppendError::from),
                 Err(unavailable) => Err(unavailable.into()),
             };
@@ -100,7 +103,8 @@ impl Log {
         let mut sequenced = stream.sequenced.lock();
         let known = request.producer.and_then(|stamp| sequenced.producer(stamp));
         let ticket = sequenced.ticket;
-        let state = match sequenced.alive(stream.used_ms(), now_ms) {
+        let alive = sequenced.alive(stream.used_ms(), now_ms);
+        let state = match alive.and_then(|state| meant(state, request)) {
             Ok(state) => state,
             Err(unavailable) => return Sequencing::Decided(ticket, Err(unavailable.into())),
         };
@@ -115,7 +119,10 @@ impl Log {
         let start = state.tail;
         let seal = state.apply(request, known, self.segment_bytes, now_ms);
         stream.use_at(now_ms);
-        let (writes, work) = side_writes(state, request.producer, seal);
+        let (mut writes, work) = side_writes(state, request.producer, seal);
+        if request.close {
+            writes.extend(finished(stream, state));
+        }
         let answer = appended(state, request.producer.map(|stamp| stamp.seq), false);
         let operation = Operation {
             changes: vec![Change {
@@ -165,11 +172,23 @@ enum Sequencing {
     Decided(u64, Result<Appended, AppendError>),
 }
 
+/// The stream, if it is the one that the request means.
+fn meant<'a>(
+    state: &'a mut StreamState,
+    request: &AppendRequest<'_>,
+) -> Result<&'a mut StreamState, Unavailable> {
+    match request.id {
+        Some(id) if id != state.meta.id => Err(Unavailable::NotFound),
+        _ => Ok(state),
+    }
+}
+
 fn appended(state: &StreamState, producer_seq: Option<u64>, duplicate: bool) -> Appended {
     Appended {
         meta: state.meta.clone(),
         tail: state.tail,
         closed: state.closed,
+        end: state.end.clone(),
         producer_seq,
         duplicate,
     }
@@ -193,6 +212,15 @@ pub(super) fn side_writes(
     }
     let work = seal.and_then(|seal| seal_writes(id, seal, &mut writes));
     (writes, work.into_iter().collect())
+}
+
+/// Takes the mark off a stream that was unfinished, on disk as well.
+pub(super) fn finished(stream: &Stream, state: &mut StreamState) -> Option<Write> {
+    let was_unfinished = std::mem::take(&mut state.unfinished);
+    was_unfinished.then(|| {
+        let (id, path) = (state.meta.id, stream.path().clone());
+        Write::Delete(Table::Pending, Pending::Finish { id, path }.key())
+    })
 }
 
 /// Marks a segment as sealed. Its records are joined later; a single one may lie as it is.

@@ -61,6 +61,45 @@ pub(super) struct Operation {
     pub(super) acknowledged: bool,
 }
 
+impl Operation {
+    /// Writes that change no stream.
+    pub(super) fn of_writes(writes: Vec<Write>) -> Self {
+        Self {
+            changes: Vec::new(),
+            writes,
+            work: Vec::new(),
+            acknowledged: true,
+        }
+    }
+
+    /// A stream's new state, or its removal, with what is written and done beside it.
+    pub(super) fn of_state(
+        stream: &Arc<Stream>,
+        state: Option<StreamState>,
+        writes: Vec<Write>,
+        work: Vec<Pending>,
+    ) -> Self {
+        let change = Change {
+            stream: stream.clone(),
+            state,
+            appended: None,
+        };
+        Self {
+            changes: vec![change],
+            work,
+            ..Self::of_writes(writes)
+        }
+    }
+
+    /// The same, if nobody waits for it.
+    pub(super) fn unacknowledged(self) -> Self {
+        Self {
+            acknowledged: false,
+            ..self
+        }
+    }
+}
+
 /// Room in the queue; held until the operation is done.
 pub(super) struct Room(
     #[expect(dead_code, reason = "held for its drop")] [OwnedSemaphorePermit; 2],
@@ -212,12 +251,7 @@ impl Committer {
         if self.shared.durable.load(Ordering::Acquire) >= ticket {
             return Ok(());
         }
-        let barrier = Operation {
-            changes: Vec::new(),
-            writes: Vec::new(),
-            work: Vec::new(),
-            acknowledged: true,
-        };
+        let barrier = Operation::of_writes(Vec::new());
         acknowledged(self.push(barrier, None).1).await
     }
 

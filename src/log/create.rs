@@ -1,6 +1,6 @@
 //! Creating streams and forks.
 
-use super::append::side_writes;
+use super::append::{finished, side_writes};
 use super::committer::{Ack, Change, CommitError, Operation, Room, acknowledged};
 use super::keys::{self, Pending};
 use super::kv::{Table, Write};
@@ -11,7 +11,9 @@ use super::stream::{Sequenced, Stream};
 use super::{Log, ReadError};
 use crate::frame::{self, Frames};
 use crate::hub::Run;
-use crate::types::{ForkMeta, Kind, Lifetime, Position, StreamMeta, UnixMs, same_content_type};
+use crate::types::{
+    ForkMeta, Kind, Lifetime, Position, StreamEnd, StreamMeta, UnixMs, same_content_type,
+};
 use bytes::Bytes;
 use std::sync::Arc;
 use thiserror::Error;
@@ -21,7 +23,15 @@ pub struct Create<'a> {
     pub request: CreateRequest<'a>,
     /// The first append, framed.
     pub frames: Option<Bytes>,
+    /// What to keep with the stream, at most [`NOTE_BYTES_MAX`]: the log does not look at it.
+    pub note: Option<Bytes>,
+    /// Whether the creator will say how the stream ends: if a crash keeps it from closing the
+    /// stream, [`Log::take_unfinished`] names it after the next start.
+    pub unfinished: bool,
 }
+
+/// The longest note of a stream.
+pub const NOTE_BYTES_MAX: usize = 64 * 1024;
 
 /// A stream that is there as asked.
 #[derive(Clone, Debug)]
@@ -29,7 +39,10 @@ pub struct Created {
     pub meta: Arc<StreamMeta>,
     pub tail: Position,
     pub closed: bool,
-    /// Whether this request made it.
+    /// How what the stream records ended, once that is known.
+    pub end: Option<Arc<StreamEnd>>,
+    /// Whether this request made it. What is there already has the note, and is as unfinished, as
+    /// its own creator said.
     pub new: bool,
 }
 
@@ -50,6 +63,8 @@ pub enum CreateError {
     ForkOffset,
     #[error("Stream-Fork-Sub-Offset reaches beyond the next append of the source")]
     ForkSubOffset,
+    #[error("the note is longer than {NOTE_BYTES_MAX} bytes")]
+    NoteTooLong,
     #[error(transparent)]
     Commit(#[from] CommitError),
     #[error(transparent)]
@@ -67,12 +82,20 @@ struct ForkPoint {
 
 impl Log {
     /// Creates a stream, or finds that it is there as asked. Returns when that is durable.
+    ///
+    /// A stream that is there and alive is never changed: it is `Created { new: false, .. }` if it
+    /// is as asked, and otherwise [`CreateError::Conflict`].
     pub async fn create(
         &self,
         stream: &Arc<Stream>,
         create: Create<'_>,
     ) -> Result<Created, CreateError> {
-        let bytes = create.frames.as_ref().map_or(0, Bytes::len) as u64;
+        let note_bytes = create.note.as_ref().map_or(0, Bytes::len);
+        if note_bytes > NOTE_BYTES_MAX {
+            return Err(CreateError::NoteTooLong);
+        }
+        let frame_bytes = create.frames.as_ref().map_or(0, Bytes::len);
+        let bytes = (frame_bytes + note_bytes) as u64;
         let room = self.committer.admit(bytes).await?;
         let sequencing = if create.request.fork.is_some() {
             if let Some((ticket, outcome)) = self.find(stream, &create.request) {
@@ -164,15 +187,19 @@ impl Log {
         }
         let mut writes = Vec::new();
         // What expired here makes room; its data is purged like that of a deleted stream.
-        let purge = sequenced.state.take().map(|expired| purge_of(&expired));
+        let purge = sequenced.state.take().map(|mut expired| {
+            writes.extend(finished(stream, &mut expired));
+            purge_of(&expired)
+        });
         if let Some(purge) = &purge {
             writes.push(Write::Put(Table::Pending, purge.key(), purge.value()));
         }
         let (id, reservation) = self.ids.next();
         writes.extend(reservation);
         let point = fork.as_ref().map(|(point, _)| *point);
-        let meta = Arc::new(new_meta(id, &create.request, point, now_ms));
+        let meta = Arc::new(new_meta(id, create, point, now_ms));
         let mut state = StreamState::new(meta.clone(), now_ms);
+        Self::mark(stream, &mut state, create, &mut writes);
         if let Some(deadline) = state.deadline_ms() {
             let key = Bytes::copy_from_slice(&keys::timer_key(deadline, id));
             let path = Bytes::copy_from_slice(stream.path().key().as_bytes());
@@ -209,6 +236,25 @@ impl Log {
         Sequencing::Accepted(ack, created)
     }
 
+    /// Writes down what a creator keeps with its stream, and that it is unfinished.
+    fn mark(
+        stream: &Stream,
+        state: &mut StreamState,
+        create: &Create<'_>,
+        writes: &mut Vec<Write>,
+    ) {
+        let id = state.meta.id;
+        if let Some(note) = &create.note {
+            writes.push(Write::Put(Table::Notes, keys::note_key(id), note.clone()));
+        }
+        state.unfinished = create.unfinished && !create.request.closed;
+        if state.unfinished {
+            let path = stream.path().clone();
+            let finish = Pending::Finish { id, path };
+            writes.push(Write::Put(Table::Pending, finish.key(), finish.value()));
+        }
+    }
+
     /// Appends the first data to a new stream, and closes it if asked.
     fn fill(
         &self,
@@ -219,10 +265,12 @@ impl Log {
         writes: &mut Vec<Write>,
     ) -> Vec<Pending> {
         let append = AppendRequest {
+            id: None,
             content_type: None,
             frame_bytes: frames.map_or(0, Bytes::len) as u64,
             stream_seq: None,
             close: request.closed,
+            end: None,
             producer: None,
             producers_max: self.producers_max,
         };
@@ -291,6 +339,7 @@ fn created(state: &StreamState, new: bool) -> Created {
         meta: state.meta.clone(),
         tail: state.tail,
         closed: state.closed,
+        end: state.end.clone(),
         new,
     }
 }
@@ -310,12 +359,8 @@ fn judge_existing(
     }
 }
 
-fn new_meta(
-    id: u64,
-    request: &CreateRequest<'_>,
-    point: Option<&ForkPoint>,
-    now_ms: UnixMs,
-) -> StreamMeta {
+fn new_meta(id: u64, create: &Create<'_>, point: Option<&ForkPoint>, now_ms: UnixMs) -> StreamMeta {
+    let request = &create.request;
     let content_type: Arc<str> = match (request.content_type, point) {
         (Some(given), _) => given.into(),
         (None, Some(point)) => point.meta.content_type.clone(),
@@ -328,7 +373,10 @@ fn new_meta(
         kind: Kind::of(&content_type),
         content_type,
         lifetime: request.lifetime.unwrap_or(inherited),
+        retention: request.retention.unwrap_or(request.retention_default),
+        retention_by_route: request.retention.is_none(),
         created_ms: now_ms,
+        note: create.note.clone(),
         fork: point.map(|point| ForkMeta {
             source: point.source.path().clone(),
             source_id: point.meta.id,

@@ -1,6 +1,7 @@
 //! Deleting streams, and letting go of the sources of deleted forks.
 
-use super::committer::{Change, CommitError, Operation, acknowledged};
+use super::append::finished;
+use super::committer::{CommitError, Operation, acknowledged};
 use super::create::purge_of;
 use super::keys::Pending;
 use super::kv::{Table, Write};
@@ -71,15 +72,10 @@ impl Log {
                         remove(&stream, &mut sequenced, vec![note])
                     } else {
                         let state = Some(state.clone());
-                        operation(&stream, state, vec![note], Vec::new())
+                        Operation::of_state(&stream, state, vec![note], Vec::new())
                     }
                 }
-                _ => Operation {
-                    changes: Vec::new(),
-                    writes: vec![note],
-                    work: Vec::new(),
-                    acknowledged: true,
-                },
+                _ => Operation::of_writes(vec![note]),
             };
             let (ticket, ack) = self.committer.push(release, Some(room));
             sequenced.ticket = ticket;
@@ -96,6 +92,9 @@ pub(super) fn remove(
     mut writes: Vec<Write>,
 ) -> Operation {
     let mut work = Vec::new();
+    if let Some(state) = &mut sequenced.state {
+        writes.extend(finished(stream, state));
+    }
     match &mut sequenced.state {
         Some(state) if state.forks > 0 => state.deleted = true,
         removed => {
@@ -106,23 +105,5 @@ pub(super) fn remove(
     for purge in &work {
         writes.push(Write::Put(Table::Pending, purge.key(), purge.value()));
     }
-    operation(stream, sequenced.state.clone(), writes, work)
-}
-
-pub(super) fn operation(
-    stream: &Arc<Stream>,
-    state: Option<super::state::StreamState>,
-    writes: Vec<Write>,
-    work: Vec<Pending>,
-) -> Operation {
-    Operation {
-        changes: vec![Change {
-            stream: stream.clone(),
-            state,
-            appended: None,
-        }],
-        writes,
-        work,
-        acknowledged: true,
-    }
+    Operation::of_state(stream, sequenced.state.clone(), writes, work)
 }

@@ -1,7 +1,7 @@
 //! Removing expired streams, by an index of deadlines: no stream is looked at before its time.
 
-use super::committer::CommitError;
-use super::delete::{operation, remove};
+use super::committer::{CommitError, Operation};
+use super::delete::remove;
 use super::keys::{read_timer_key, timer_key};
 use super::kv::{Kv, KvError, Table, Write};
 use super::{Log, ReadError};
@@ -65,7 +65,7 @@ impl Log {
             state.meta.id == timer.id && !state.deleted
         });
         let change = match state {
-            None => operation_of(writes),
+            None => Operation::of_writes(writes).unacknowledged(),
             Some(state) => {
                 state.last_used_ms = state.last_used_ms.max(used_ms);
                 match state.deadline_ms() {
@@ -74,7 +74,7 @@ impl Log {
                         let path = Bytes::copy_from_slice(timer.path.key().as_bytes());
                         writes.push(Write::Put(Table::Timers, key, path));
                         let state = Some(state.clone());
-                        operation(&stream, state, writes, Vec::new())
+                        Operation::of_state(&stream, state, writes, Vec::new())
                     }
                     _ => {
                         self.metrics.expired_streams.inc();
@@ -90,15 +90,6 @@ impl Log {
 
 fn not_committed(error: &CommitError) -> ReadError {
     ReadError::Store(KvError(error.to_string()))
-}
-
-fn operation_of(writes: Vec<Write>) -> super::committer::Operation {
-    super::committer::Operation {
-        changes: Vec::new(),
-        writes,
-        work: Vec::new(),
-        acknowledged: false,
-    }
 }
 
 struct Timer {

@@ -4,24 +4,29 @@
 //! |-----------|------------------------------|----------------------------------------------|
 //! | meta      | `format`                     | format version, u32                          |
 //! | meta      | `ids`                        | stream ids below this may be in use, u64     |
+//! | meta      | `secret`                     | 32 random bytes of this database             |
+//! | meta      | `database`                   | 4 random bytes that name this database       |
 //! | streams   | namespace NUL path           | [`StreamState`]                              |
 //! | records   | id, start                    | the frames of one append                     |
 //! | segments  | id, start                    | [`SegmentHeader`]                            |
 //! | packed    | id, start                    | the frames of a packed segment               |
 //! | producers | id, producer id              | epoch, last seq                              |
+//! | notes     | id                           | what the creator keeps with the stream       |
 //! | timers    | deadline in ms, id           | stream key                                   |
 //! | pending   | `p`, id, start               | pack this segment: end                       |
 //! | pending   | `d`, id                      | purge this stream: source id and key, if any |
+//! | pending   | `u`, id                      | this stream is being recorded: stream key    |
 //!
 //! Numbers in keys are big endian, so that they sort. Numbers in values are LEB128, but for fixed
 //! headers. Every state begins with its own version.
 
+use super::codec::{In, Out};
 use super::state::{ProducerState, StreamState};
 use crate::types::{
-    ForkMeta, Kind, Lifetime, Position, ProducerStamp, Span, StreamId, StreamMeta, StreamPath,
-    UnixMs,
+    ForkMeta, Kind, Lifetime, Outcome, Position, ProducerStamp, Retention, Span, StreamEnd,
+    StreamId, StreamMeta, StreamPath, UnixMs,
 };
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -29,8 +34,11 @@ use thiserror::Error;
 pub const FORMAT: u32 = 1;
 pub const FORMAT_KEY: &[u8] = b"format";
 pub const IDS_KEY: &[u8] = b"ids";
+pub const SECRET_KEY: &[u8] = b"secret";
+pub const DATABASE_KEY: &[u8] = b"database";
 
-const STATE_VERSION: u8 = 1;
+/// The version in which states are written; those of earlier versions are read as well.
+const STATE_VERSION: u8 = 2;
 
 /// A value that is not what its table says.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -58,6 +66,11 @@ pub fn producer_key(id: StreamId, producer: &str) -> Bytes {
 /// The keys of all entries of a stream in a table that is keyed by id first.
 pub fn id_range(id: StreamId) -> ([u8; 8], [u8; 8]) {
     (id.to_be_bytes(), (id + 1).to_be_bytes())
+}
+
+/// The key of a stream's note.
+pub fn note_key(id: StreamId) -> Bytes {
+    Bytes::copy_from_slice(&id.to_be_bytes())
 }
 
 /// (deadline, id): keys of timers.
@@ -89,13 +102,16 @@ pub enum Pending {
         id: StreamId,
         source: Option<(StreamId, StreamPath)>,
     },
+    /// Close a stream whose recording did not end. Nothing works on it but the recorder.
+    Finish { id: StreamId, path: StreamPath },
 }
 
 impl Pending {
     pub fn key(&self) -> Bytes {
         match self {
             Self::Pack { id, start, .. } => [&b"p"[..], &position_key(*id, *start)].concat().into(),
-            Self::Purge { id, .. } => [&b"d"[..], &id.to_be_bytes()].concat().into(),
+            Self::Purge { id, .. } => id_key(b'd', *id),
+            Self::Finish { id, .. } => id_key(b'u', *id),
         }
     }
 
@@ -107,6 +123,7 @@ impl Pending {
                 out.number(*id);
                 out.text(path.key());
             }),
+            Self::Finish { path, .. } => out.text(path.key()),
         }
         out.finish()
     }
@@ -124,9 +141,19 @@ impl Pending {
                 let source = input.option(|input| Ok((input.number()?, input.path()?)))?;
                 Ok(Self::Purge { id, source })
             }
+            Some((b'u', rest)) => {
+                let id = be_u64(rest)?;
+                let path = input.path()?;
+                Ok(Self::Finish { id, path })
+            }
             _ => Err(Corrupt("pending work")),
         }
     }
+}
+
+/// The key of work that a stream has once.
+fn id_key(kind: u8, id: StreamId) -> Bytes {
+    [&[kind][..], &id.to_be_bytes()].concat().into()
 }
 
 /// How a segment lies on disk.
@@ -174,8 +201,9 @@ pub fn read_producer(value: &[u8]) -> Result<ProducerState, Corrupt> {
 
 pub fn write_state(state: &StreamState) -> Bytes {
     let mut out = Out::default();
-    out.0.put_u8(STATE_VERSION);
+    out.byte(STATE_VERSION);
     write_meta(&mut out, &state.meta);
+    out.number(state.earliest);
     out.number(state.tail);
     out.number(state.sealed);
     out.number(state.last_seal);
@@ -186,6 +214,15 @@ pub fn write_state(state: &StreamState) -> Bytes {
         out.number(stamp.epoch);
         out.number(stamp.seq);
     });
+    out.option(state.end.as_ref(), |out, end| {
+        out.byte(match end.outcome {
+            Outcome::Completed => 0,
+            Outcome::Aborted => 1,
+            Outcome::Failed => 2,
+        });
+        out.option(end.reason.as_ref(), |out, reason| out.text(reason));
+    });
+    out.flag(state.unfinished);
     out.option(state.stream_seq.as_ref(), |out, seq| out.text(seq));
     out.number(u64::from(state.forks));
     out.flag(state.deleted);
@@ -198,16 +235,20 @@ fn write_meta(out: &mut Out, meta: &StreamMeta) {
     out.number(meta.id);
     out.text(&meta.content_type);
     match meta.lifetime {
-        Lifetime::Unlimited => out.0.put_u8(0),
+        Lifetime::Unlimited => out.byte(0),
         Lifetime::Ttl { seconds } => {
-            out.0.put_u8(1);
+            out.byte(1);
             out.number(seconds);
         }
         Lifetime::Until { at_ms } => {
-            out.0.put_u8(2);
+            out.byte(2);
             out.number(at_ms);
         }
     }
+    out.option(meta.retention.bytes, Out::number);
+    out.option(meta.retention.age_ms, Out::number);
+    out.flag(meta.retention_by_route);
+    out.flag(meta.note.is_some());
     out.number(meta.created_ms);
     out.option(meta.fork.as_ref(), |out, fork| {
         out.text(fork.source.key());
@@ -223,14 +264,18 @@ fn write_meta(out: &mut Out, meta: &StreamMeta) {
     });
 }
 
+/// Reads a state of any version. A note comes back empty: it has a table of its own, so that it is
+/// not written again with every append.
 pub fn read_state(value: &[u8]) -> Result<StreamState, Corrupt> {
     let mut input = In::new(value, "stream state");
-    if input.byte()? != STATE_VERSION {
+    input.version = input.byte()?;
+    if !(1..=STATE_VERSION).contains(&input.version) {
         return Err(input.corrupt());
     }
     let meta = read_meta(&mut input)?;
     Ok(StreamState {
         meta: Arc::new(meta),
+        earliest: input.since(2, In::number)?,
         tail: input.number()?,
         sealed: input.number()?,
         last_seal: input.number()?,
@@ -243,6 +288,8 @@ pub fn read_state(value: &[u8]) -> Result<StreamState, Corrupt> {
                 seq: input.number()?,
             })
         })?,
+        end: input.since(2, |input| input.option(read_end))?,
+        unfinished: input.since(2, In::flag)?,
         stream_seq: input.option(|input| Ok(input.text()?.into()))?,
         forks: input.number()? as u32,
         deleted: input.flag()?,
@@ -264,14 +311,34 @@ fn read_meta(input: &mut In<'_>) -> Result<StreamMeta, Corrupt> {
         },
         _ => return Err(input.corrupt()),
     };
+    let retention = Retention {
+        bytes: input.since(2, |input| input.option(In::number))?,
+        age_ms: input.since(2, |input| input.option(In::number))?,
+    };
     Ok(StreamMeta {
         id,
         kind: Kind::of(&content_type),
         content_type,
         lifetime,
+        retention,
+        retention_by_route: input.since(2, In::flag)?,
+        note: input.since(2, In::flag)?.then(Bytes::new),
         created_ms: input.number()?,
         fork: input.option(read_fork)?,
     })
+}
+
+fn read_end(input: &mut In<'_>) -> Result<Arc<StreamEnd>, Corrupt> {
+    let outcome = match input.byte()? {
+        0 => Outcome::Completed,
+        1 => Outcome::Aborted,
+        2 => Outcome::Failed,
+        _ => return Err(input.corrupt()),
+    };
+    Ok(Arc::new(StreamEnd {
+        outcome,
+        reason: input.option(|input| Ok(input.text()?.into()))?,
+    }))
 }
 
 fn read_fork(input: &mut In<'_>) -> Result<ForkMeta, Corrupt> {
@@ -290,100 +357,6 @@ fn read_fork(input: &mut In<'_>) -> Result<ForkMeta, Corrupt> {
             })
             .collect::<Result<_, _>>()?,
     })
-}
-
-/// Writes the fields of a value.
-#[derive(Default)]
-struct Out(BytesMut);
-
-impl Out {
-    fn number(&mut self, mut number: u64) {
-        while number >= 0x80 {
-            self.0.put_u8(number as u8 | 0x80);
-            number >>= 7;
-        }
-        self.0.put_u8(number as u8);
-    }
-
-    fn flag(&mut self, flag: bool) {
-        self.0.put_u8(u8::from(flag));
-    }
-
-    fn text(&mut self, text: &str) {
-        self.number(text.len() as u64);
-        self.0.put_slice(text.as_bytes());
-    }
-
-    fn option<T>(&mut self, value: Option<T>, write: impl FnOnce(&mut Self, T)) {
-        self.flag(value.is_some());
-        if let Some(value) = value {
-            write(self, value);
-        }
-    }
-
-    fn finish(self) -> Bytes {
-        self.0.freeze()
-    }
-}
-
-/// Reads them back.
-struct In<'a> {
-    rest: &'a [u8],
-    what: &'static str,
-}
-
-impl<'a> In<'a> {
-    fn new(rest: &'a [u8], what: &'static str) -> Self {
-        Self { rest, what }
-    }
-
-    fn corrupt(&self) -> Corrupt {
-        Corrupt(self.what)
-    }
-
-    fn byte(&mut self) -> Result<u8, Corrupt> {
-        let (first, rest) = self.rest.split_first().ok_or(self.corrupt())?;
-        self.rest = rest;
-        Ok(*first)
-    }
-
-    fn number(&mut self) -> Result<u64, Corrupt> {
-        let mut number = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            number |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Ok(number);
-            }
-        }
-        Err(self.corrupt())
-    }
-
-    fn flag(&mut self) -> Result<bool, Corrupt> {
-        match self.byte()? {
-            0 => Ok(false),
-            1 => Ok(true),
-            _ => Err(self.corrupt()),
-        }
-    }
-
-    fn text(&mut self) -> Result<&'a str, Corrupt> {
-        let bytes = self.number()? as usize;
-        let (text, rest) = self.rest.split_at_checked(bytes).ok_or(self.corrupt())?;
-        self.rest = rest;
-        std::str::from_utf8(text).map_err(|_| self.corrupt())
-    }
-
-    fn path(&mut self) -> Result<StreamPath, Corrupt> {
-        StreamPath::from_key(self.text()?).ok_or(self.corrupt())
-    }
-
-    fn option<T>(
-        &mut self,
-        read: impl FnOnce(&mut Self) -> Result<T, Corrupt>,
-    ) -> Result<Option<T>, Corrupt> {
-        self.flag()?.then(|| read(self)).transpose()
-    }
 }
 
 #[cfg(test)]

@@ -37,39 +37,107 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn retentions()(bytes: Option<u64>, age_ms: Option<u64>) -> Retention {
+        Retention { bytes, age_ms }
+    }
+}
+
+prop_compose! {
+    fn ends()(
+        outcome in prop::sample::select(vec![Outcome::Completed, Outcome::Aborted, Outcome::Failed]),
+        reason in option::of("[ -~]{1,20}"),
+    ) -> StreamEnd {
+        StreamEnd { outcome, reason: reason.map(Arc::from) }
+    }
+}
+
+prop_compose! {
     fn metas()(
         id: u64,
         content_type in "[a-z]{1,9}/[a-z;= ]{1,20}",
         lifetime in lifetimes(),
         created_ms: u64,
         fork in option::of(forks()),
+        (retention, retention_by_route) in (retentions(), any::<bool>()),
+        noted: bool,
     ) -> StreamMeta {
         let content_type: Arc<str> = content_type.into();
-        StreamMeta { id, kind: Kind::of(&content_type), content_type, lifetime, created_ms, fork }
+        StreamMeta {
+            id, kind: Kind::of(&content_type), content_type, lifetime, created_ms, fork,
+            retention, retention_by_route,
+            note: noted.then(Bytes::new),
+        }
     }
 }
 
 prop_compose! {
     fn states()(
         meta in metas(),
-        (tail, sealed, last_seal, last_used_ms) in any::<(u64, u64, u64, u64)>(),
+        (earliest, tail, sealed, last_seal, last_used_ms) in any::<(u64, u64, u64, u64, u64)>(),
         (open_records, forks, producers) in any::<(u32, u32, u32)>(),
-        (closed, deleted) in any::<(bool, bool)>(),
+        (closed, deleted, unfinished) in any::<(bool, bool, bool)>(),
+        end in option::of(ends()),
         closed_by in option::of(stamps()),
         stream_seq in option::of("\\PC{0,20}"),
     ) -> StreamState {
         StreamState {
             meta: Arc::new(meta),
-            tail, sealed, last_seal, open_records, closed, closed_by, forks, deleted, producers, last_used_ms,
+            earliest, tail, sealed, last_seal, open_records, closed, closed_by, forks, deleted, producers, last_used_ms, unfinished,
+            end: end.map(Arc::new),
             stream_seq: stream_seq.map(Arc::from),
         }
     }
+}
+
+/// As the first version wrote them.
+#[test]
+fn states_of_the_first_version_are_read() {
+    let value = [
+        &[1, 7, 10][..],
+        b"text/plain",
+        // A lifetime of 60 s, created at 5, no fork.
+        &[1, 60, 5, 0],
+        // Tail, sealed, last seal, open records.
+        &[90, 80, 70, 2],
+        // Open, not closed by a producer; no Stream-Seq.
+        &[0, 0, 0],
+        // Forks, deleted, producers, last use.
+        &[3, 0, 4, 9],
+    ]
+    .concat();
+    let state = read_state(&value).unwrap();
+    let lifetime = Lifetime::Ttl { seconds: 60 };
+    assert_eq!((state.meta.id, state.meta.lifetime), (7, lifetime));
+    assert_eq!(
+        (state.earliest, state.tail, state.sealed, state.last_seal),
+        (0, 90, 80, 70)
+    );
+    assert_eq!(
+        (state.forks, state.producers, state.last_used_ms),
+        (3, 4, 9)
+    );
+    assert_eq!(
+        (&state.end, state.unfinished, &state.meta.note),
+        (&None, false, &None)
+    );
+    assert!(state.meta.retention.is_unlimited());
+    assert_eq!(read_state(&write_state(&state)), Ok(state));
 }
 
 proptest! {
     #[test]
     fn states_round_trip(state in states()) {
         prop_assert_eq!(read_state(&write_state(&state)), Ok(state));
+    }
+
+    #[test]
+    fn a_note_is_no_part_of_its_state(state in states(), note in proptest::collection::vec(any::<u8>(), 0..20)) {
+        let (mut noted, mut empty) = ((*state.meta).clone(), (*state.meta).clone());
+        noted.note = Some(note.into());
+        empty.note = Some(Bytes::new());
+        let noted = StreamState { meta: Arc::new(noted), ..state.clone() };
+        let empty = StreamState { meta: Arc::new(empty), ..state };
+        prop_assert_eq!(read_state(&write_state(&noted)), Ok(empty));
     }
 
     #[test]
@@ -96,7 +164,12 @@ proptest! {
     #[test]
     fn pending_work_round_trips(id: u64, start: u64, end: u64, source in option::of((any::<u64>(), "[a-z]{0,9}"))) {
         let source = source.map(|(id, path)| (id, StreamPath::new("default", &path)));
-        for work in [Pending::Pack { id, start, end }, Pending::Purge { id, source }] {
+        let path = StreamPath::new("default", "a/b");
+        for work in [
+            Pending::Pack { id, start, end },
+            Pending::Purge { id, source },
+            Pending::Finish { id, path },
+        ] {
             prop_assert_eq!(Pending::read(&work.key(), &work.value()), Ok(work));
         }
     }

@@ -21,6 +21,8 @@ pub enum Table {
     Packed,
     /// (id, producer) to producer state.
     Producers,
+    /// Stream id to what its creator keeps with it.
+    Notes,
     /// (deadline, id) to the path of a stream that may have expired then.
     Timers,
     /// Work that a crash must not lose: segments to pack, streams to purge.
@@ -28,13 +30,14 @@ pub enum Table {
 }
 
 impl Table {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Meta,
         Self::Streams,
         Self::Records,
         Self::Segments,
         Self::Packed,
         Self::Producers,
+        Self::Notes,
         Self::Timers,
         Self::Pending,
     ];
@@ -48,6 +51,7 @@ impl Table {
             Self::Segments => "segments",
             Self::Packed => "packed",
             Self::Producers => "producers",
+            Self::Notes => "notes",
             Self::Timers => "timers",
             Self::Pending => "pending",
         }

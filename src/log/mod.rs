@@ -4,6 +4,7 @@
 //! publish) to the hub. A read takes the hot tail from the hub, anything older from the store.
 
 mod append;
+mod codec;
 mod committer;
 mod create;
 mod delete;
@@ -25,7 +26,7 @@ mod worker;
 
 pub use append::{AppendError, Appended};
 pub use committer::CommitError;
-pub use create::{Create, CreateError, Created};
+pub use create::{Create, CreateError, Created, NOTE_BYTES_MAX};
 pub use delete::DeleteError;
 pub use reader::{Answer, AnswerBody, Part};
 pub use recovery::OpenError;
@@ -35,11 +36,11 @@ use crate::clock::Clock;
 use crate::config::LogConfig;
 use crate::hub::HotBytes;
 use crate::observe::metrics::Metrics;
-use crate::types::StreamPath;
+use crate::types::{StreamId, StreamPath};
 use committer::Committer;
 use kv::{Kv, KvError};
 use parking_lot::Mutex;
-use recovery::Ids;
+use recovery::{Identity, Ids};
 use registry::Registry;
 use segment::Segments;
 use std::sync::Arc;
@@ -54,6 +55,9 @@ pub struct Log {
     streams: Registry,
     segments: Segments,
     ids: Ids,
+    identity: Identity,
+    /// Streams whose recording did not end before this start.
+    left_unfinished: Mutex<Vec<(StreamId, StreamPath)>>,
     hot: Arc<HotBytes>,
     /// Held while two streams are locked at once, so that no two tasks wait for each other.
     two_streams: Mutex<()>,
@@ -108,6 +112,22 @@ impl Log {
             return Err(KvError("a write failed; nothing more is written".into()));
         }
         self.kv.get(kv::Table::Meta, keys::FORMAT_KEY).map(drop)
+    }
+
+    /// A random secret that belongs to this database, for signing what others hand back.
+    pub fn secret(&self) -> [u8; 32] {
+        self.identity.secret
+    }
+
+    /// A random name of this database: eight hex digits.
+    pub fn database_id(&self) -> &str {
+        &self.identity.database
+    }
+
+    /// The streams that were created as unfinished and were neither closed nor deleted when the log
+    /// was last left. They are told once; whoever takes them closes them, as their ids say.
+    pub fn take_unfinished(&self) -> Vec<(StreamId, StreamPath)> {
+        std::mem::take(&mut self.left_unfinished.lock())
     }
 
     pub fn figures(&self) -> LogFigures {

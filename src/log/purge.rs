@@ -15,7 +15,12 @@ pub(super) fn purge(kv: &dyn Kv, id: StreamId) -> Result<(Vec<Write>, u64), Read
     let mut writes = Vec::new();
     let mut bytes = 0;
     let (from, to) = keys::id_range(id);
-    for table in [Table::Records, Table::Segments, Table::Producers] {
+    for table in [
+        Table::Records,
+        Table::Segments,
+        Table::Producers,
+        Table::Notes,
+    ] {
         let mut keys = Vec::new();
         kv.scan(table, &from, &to, &mut |key, value| {
             bytes += data_bytes(table, key, value);

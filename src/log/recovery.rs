@@ -11,6 +11,7 @@ use crate::observe::metrics::Metrics;
 use crate::types::StreamId;
 use bytes::Bytes;
 use parking_lot::Mutex;
+use rand::RngCore;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,10 +40,15 @@ impl Log {
         options: &Options<'_>,
     ) -> Result<(Arc<Self>, UnboundedReceiver<Pending>), OpenError> {
         check_format(&*kv)?;
+        let identity = Identity::open(&*kv)?;
         let ids = Ids::open(&*kv)?;
         let (work, to_do) = unbounded_channel();
-        for pending in unfinished(&*kv)? {
-            let _ = work.send(pending);
+        let mut left_unfinished = Vec::new();
+        for pending in left_over(&*kv)? {
+            match pending {
+                Pending::Finish { id, path } => left_unfinished.push((id, path)),
+                pending => drop(work.send(pending)),
+            }
         }
         let limits = QueueLimits {
             bytes_max: options.log.queue_bytes_max,
@@ -59,6 +65,8 @@ impl Log {
             streams: Registry::new(options.log.streams_in_memory_max),
             segments: segment::cache(options.log.cache_bytes),
             ids,
+            identity,
+            left_unfinished: Mutex::new(left_unfinished),
             hot: HotBytes::new(options.log.hot_bytes_max),
             two_streams: Mutex::new(()),
             segment_bytes: options.log.segment_bytes,
@@ -88,13 +96,48 @@ fn check_format(kv: &dyn Kv) -> Result<(), OpenError> {
     }
 }
 
-fn unfinished(kv: &dyn Kv) -> Result<Vec<Pending>, OpenError> {
+fn left_over(kv: &dyn Kv) -> Result<Vec<Pending>, OpenError> {
     let mut found = Vec::new();
     kv.scan(Table::Pending, &[], &[0xff], &mut |key, value| {
         found.push(Pending::read(key, value));
         ControlFlow::Continue(())
     })?;
     Ok(found.into_iter().collect::<Result<_, _>>()?)
+}
+
+/// What tells this database from all others.
+pub(super) struct Identity {
+    pub(super) secret: [u8; 32],
+    /// Eight hex digits.
+    pub(super) database: String,
+}
+
+impl Identity {
+    fn open(kv: &dyn Kv) -> Result<Self, OpenError> {
+        Ok(Self {
+            secret: kept_random(kv, keys::SECRET_KEY)?,
+            database: format!(
+                "{:08x}",
+                u32::from_be_bytes(kept_random(kv, keys::DATABASE_KEY)?)
+            ),
+        })
+    }
+}
+
+/// Random bytes that are made once in the life of a database.
+fn kept_random<const BYTES: usize>(
+    kv: &dyn Kv,
+    key: &'static [u8],
+) -> Result<[u8; BYTES], OpenError> {
+    if let Some(value) = kv.get(Table::Meta, key)? {
+        return Ok(value.try_into().map_err(|_| Corrupt("random value"))?);
+    }
+    let mut made = [0; BYTES];
+    rand::rng().fill_bytes(&mut made);
+    let value = Bytes::copy_from_slice(&made);
+    kv.write(&[Write::Put(Table::Meta, Bytes::from_static(key), value)])?;
+    kv.sync()?;
+    Ok(made)
 }
 
 /// Hands out stream ids, each once for the life of the data.

@@ -1,6 +1,7 @@
 //! The streams in memory: those in use, and for a while those that were.
 
 use super::kv::{Cached, Kv, Table};
+use super::state::StreamState;
 use super::stream::Stream;
 use super::{Log, ReadError, keys};
 use crate::hub::HotBytes;
@@ -120,6 +121,17 @@ impl Registry {
 }
 
 impl Log {
+    /// Brings the note of a stream into memory, if it has one.
+    async fn load_note(&self, state: &mut StreamState) -> Result<(), ReadError> {
+        if state.meta.note.is_some() {
+            let key = keys::note_key(state.meta.id);
+            let get = move |kv: &dyn Kv| Ok(kv.get(Table::Notes, &key)?);
+            let note = self.blocking(get).await?.ok_or(keys::Corrupt("note"))?;
+            Arc::make_mut(&mut state.meta).note = Some(note.into());
+        }
+        Ok(())
+    }
+
     /// Loads the state of an entry, once.
     pub(super) async fn load(&self, stream: &Stream) -> Result<(), ReadError> {
         let load = || async {
@@ -132,7 +144,10 @@ impl Log {
                         .await?
                 }
             };
-            let state = value.map(|value| keys::read_state(&value)).transpose()?;
+            let mut state = value.map(|value| keys::read_state(&value)).transpose()?;
+            if let Some(state) = &mut state {
+                self.load_note(state).await?;
+            }
             stream.load(state);
             Ok(())
         };

@@ -1,7 +1,8 @@
 //! What a stream is and what may be done to it: pure rules, without IO; time is an argument.
 
 use crate::types::{
-    Lifetime, Position, ProducerStamp, Span, StreamMeta, StreamPath, UnixMs, same_content_type,
+    Lifetime, Position, ProducerStamp, Retention, Span, StreamEnd, StreamId, StreamMeta,
+    StreamPath, UnixMs, same_content_type,
 };
 use std::sync::Arc;
 use thiserror::Error;
@@ -34,6 +35,8 @@ pub fn fork_spans(source: &StreamMeta, offset: Position) -> Vec<Span> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamState {
     pub meta: Arc<StreamMeta>,
+    /// Where what is kept begins: all before it was trimmed.
+    pub earliest: Position,
     /// Where the next append begins.
     pub tail: Position,
     /// Where the open remainder begins: all before it lies in sealed segments.
@@ -45,6 +48,10 @@ pub struct StreamState {
     pub closed: bool,
     /// The producer that closed the stream, if one did.
     pub closed_by: Option<ProducerStamp>,
+    /// How what it records ended, once that is known.
+    pub end: Option<Arc<StreamEnd>>,
+    /// Whether a recording is under way that a crash would leave open.
+    pub unfinished: bool,
     /// The highest `Stream-Seq`; its scope is the stream.
     pub stream_seq: Option<Arc<str>>,
     /// Forks that read from this stream.
@@ -63,12 +70,15 @@ impl StreamState {
         let start = meta.start();
         Self {
             meta,
+            earliest: 0,
             tail: start,
             sealed: start,
             last_seal: start,
             open_records: 0,
             closed: false,
             closed_by: None,
+            end: None,
+            unfinished: false,
             stream_seq: None,
             forks: 0,
             deleted: false,
@@ -123,11 +133,15 @@ pub struct ProducerState {
 /// An append to judge: everything of it but its bytes.
 #[derive(Clone, Debug)]
 pub struct AppendRequest<'a> {
+    /// The one stream that is meant; another one at its path is as good as none.
+    pub id: Option<StreamId>,
     pub content_type: Option<&'a str>,
     /// Frame bytes; 0 for a close without data.
     pub frame_bytes: u64,
     pub stream_seq: Option<&'a Arc<str>>,
     pub close: bool,
+    /// How what the stream records ended; it comes with the closing.
+    pub end: Option<&'a StreamEnd>,
     pub producer: Option<&'a ProducerStamp>,
     pub producers_max: u32,
 }
@@ -147,6 +161,7 @@ pub enum AppendRefusal {
     #[error("the stream is closed")]
     Closed {
         tail: Position,
+        end: Option<Arc<StreamEnd>>,
         /// The seq of the refused producer, which must learn that waiting does not help.
         received_seq: Option<u64>,
     },
@@ -218,6 +233,7 @@ impl StreamState {
         }
         Err(AppendRefusal::Closed {
             tail: self.tail,
+            end: self.end.clone(),
             received_seq: request.producer.map(|stamp| stamp.seq),
         })
     }
@@ -243,6 +259,7 @@ impl StreamState {
         if request.close {
             self.closed = true;
             self.closed_by = request.producer.cloned();
+            self.end = request.end.cloned().map(Arc::new);
         }
         self.last_used_ms = self.last_used_ms.max(now_ms);
         self.seal(segment_bytes)
@@ -320,6 +337,9 @@ fn judge_producer(
 pub struct CreateRequest<'a> {
     pub content_type: Option<&'a str>,
     pub lifetime: Option<Lifetime>,
+    /// `None`: the request names no retention, and `retention_default` holds.
+    pub retention: Option<Retention>,
+    pub retention_default: Retention,
     pub closed: bool,
     pub fork: Option<ForkRequest<'a>>,
 }
@@ -342,6 +362,7 @@ impl StreamState {
         self.closed == request.closed
             && self.matches_content_type(request)
             && self.matches_lifetime(request)
+            && self.matches_retention(request)
             && self.matches_fork(request)
     }
 
@@ -364,6 +385,13 @@ impl StreamState {
         match request.lifetime {
             Some(asked) => asked == self.meta.lifetime,
             None => inherited || self.meta.lifetime == Lifetime::Unlimited,
+        }
+    }
+
+    fn matches_retention(&self, request: &CreateRequest<'_>) -> bool {
+        match request.retention {
+            Some(asked) => asked == self.meta.retention,
+            None => self.meta.retention_by_route || self.meta.retention.is_unlimited(),
         }
     }
 

@@ -8,8 +8,11 @@ fn meta(id: StreamId, content_type: &str) -> StreamMeta {
         content_type: content_type.into(),
         kind: Kind::of(content_type),
         lifetime: Lifetime::Unlimited,
+        retention: Retention::default(),
+        retention_by_route: false,
         created_ms: 0,
         fork: None,
+        note: None,
     }
 }
 
@@ -27,10 +30,12 @@ fn stamp(epoch: u64, seq: u64) -> ProducerStamp {
 
 fn append(frame_bytes: u64) -> AppendRequest<'static> {
     AppendRequest {
+        id: None,
         content_type: Some("text/plain"),
         frame_bytes,
         stream_seq: None,
         close: false,
+        end: None,
         producer: None,
         producers_max: 2,
     }
@@ -222,6 +227,7 @@ fn a_close_repeats_only_by_its_author() {
     let next = stamp(0, 1);
     let refusal = Err(AppendRefusal::Closed {
         tail: 9,
+        end: None,
         received_seq: Some(1),
     });
     assert_eq!(judge(Some(&next), 9), refusal);
@@ -230,6 +236,7 @@ fn a_close_repeats_only_by_its_author() {
         judge(None, 9),
         Err(AppendRefusal::Closed {
             tail: 9,
+            end: None,
             received_seq: None
         })
     );
@@ -324,6 +331,8 @@ fn a_repeated_put_is_compared() {
     let same = CreateRequest {
         content_type: Some("TEXT/plain; charset=utf-8"),
         lifetime: None,
+        retention: None,
+        retention_default: Retention::default(),
         closed: false,
         fork: None,
     };
@@ -341,6 +350,14 @@ fn a_repeated_put_is_compared() {
         lifetime,
         ..same.clone()
     }));
+    let retention = Some(Retention {
+        bytes: Some(1),
+        age_ms: None,
+    });
+    assert!(!state.matches(&CreateRequest {
+        retention,
+        ..same.clone()
+    }));
     let source = StreamPath::new("default", "s");
     let fork = Some(ForkRequest {
         source: &source,
@@ -348,6 +365,40 @@ fn a_repeated_put_is_compared() {
         sub_offset: 0,
     });
     assert!(!state.matches(&CreateRequest { fork, ..same }));
+}
+
+#[test]
+fn a_repeated_put_may_leave_the_retention_to_its_route_again() {
+    let kept = |bytes| Retention {
+        bytes: Some(bytes),
+        age_ms: None,
+    };
+    for (by_route, asked, same) in [
+        (true, None, true),
+        (true, Some(kept(1)), true),
+        (true, Some(kept(2)), false),
+        (false, None, false),
+        (false, Some(kept(1)), true),
+    ] {
+        let state = StreamState::new(
+            Arc::new(StreamMeta {
+                retention: kept(1),
+                retention_by_route: by_route,
+                ..meta(1, "text/plain")
+            }),
+            0,
+        );
+        let request = CreateRequest {
+            content_type: Some("text/plain"),
+            lifetime: None,
+            retention: asked,
+            // The setting of the route may have changed since.
+            retention_default: kept(3),
+            closed: false,
+            fork: None,
+        };
+        assert_eq!(state.matches(&request), same, "{by_route} {asked:?}");
+    }
 }
 
 proptest! {

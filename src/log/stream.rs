@@ -119,10 +119,12 @@ impl Sequenced {
 pub(super) fn view_of(state: &StreamState) -> View {
     View {
         meta: state.meta.clone(),
+        earliest: state.earliest,
         tail: state.tail,
         sealed: state.sealed,
         last_seal: state.last_seal,
         closed: state.closed,
+        end: state.end.clone(),
         deleted: state.deleted,
         forked: state.forks > 0,
     }

@@ -3,8 +3,7 @@
 //! Work that must not be lost is written down with the change that caused it, so a crash only
 //! delays it.
 
-use super::committer::Writer;
-use super::delete::operation;
+use super::committer::{Operation, Writer};
 use super::keys::Pending;
 use super::kv::{Kv, KvError, Table, Write};
 use super::{Log, ReadError, pack, purge};
@@ -83,7 +82,7 @@ impl Log {
             .iter()
             .filter_map(|work| match *work {
                 Pending::Pack { id, start, end } => Some((id, start, end)),
-                Pending::Purge { .. } => None,
+                Pending::Purge { .. } | Pending::Finish { .. } => None,
             })
             .collect();
         let packed = packs.len() as u64;
@@ -145,9 +144,9 @@ impl Log {
                 continue;
             };
             state.last_used_ms = state.last_used_ms.max(stream.used_ms());
-            let mut touch = operation(&stream, Some(state.clone()), Vec::new(), Vec::new());
-            touch.acknowledged = false;
-            sequenced.ticket = self.committer.push(touch, None).0;
+            let state = Some(state.clone());
+            let touch = Operation::of_state(&stream, state, Vec::new(), Vec::new());
+            sequenced.ticket = self.committer.push(touch.unacknowledged(), None).0;
         }
     }
 }

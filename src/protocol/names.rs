@@ -16,6 +16,10 @@ headers! {
     STREAM_NEXT_OFFSET = "stream-next-offset";
     STREAM_UP_TO_DATE = "stream-up-to-date";
     STREAM_CLOSED = "stream-closed";
+    STREAM_END = "stream-end";
+    STREAM_END_REASON = "stream-end-reason";
+    STREAM_RETENTION = "stream-retention";
+    STREAM_EARLIEST_OFFSET = "stream-earliest-offset";
     STREAM_FORKED_FROM = "stream-forked-from";
     STREAM_FORK_OFFSET = "stream-fork-offset";
     STREAM_FORK_SUB_OFFSET = "stream-fork-sub-offset";

@@ -2,7 +2,7 @@
 
 use super::names;
 use crate::config::{CacheScope, Streams};
-use crate::types::{Kind, Lifetime, Offset, Position, StreamMeta, StreamPath, UnixMs};
+use crate::types::{Kind, Lifetime, Offset, Position, StreamEnd, StreamMeta, StreamPath, UnixMs};
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -106,9 +106,18 @@ impl Head {
         );
     }
 
-    pub fn set_closed(&mut self, closed: bool) {
-        if closed {
-            self.set(names::STREAM_CLOSED, TRUE);
+    /// That nothing will follow, and why, if the stream says so.
+    pub fn set_closed(&mut self, closed: bool, end: Option<&StreamEnd>) {
+        if !closed {
+            return;
+        }
+        self.set(names::STREAM_CLOSED, TRUE);
+        if let Some(end) = end {
+            let outcome = HeaderValue::from_static(end.outcome.as_str());
+            self.set(names::STREAM_END, outcome);
+            if let Some(reason) = &end.reason {
+                self.set_text(names::STREAM_END_REASON, reason);
+            }
         }
     }
 
@@ -309,6 +318,7 @@ pub fn set_sse(head: &mut Head, kind: Kind) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::Retention;
     use std::time::Duration;
 
     #[test]
@@ -351,8 +361,11 @@ mod tests {
             content_type: "text/plain".into(),
             kind: Kind::Text,
             lifetime: Lifetime::Unlimited,
+            retention: Retention::default(),
+            retention_by_route: false,
             created_ms: 0,
             fork: None,
+            note: None,
         };
         assert_eq!(etag(&meta, 0, 120, EndState::More), "\"10007:0:120\"");
         assert_eq!(etag(&meta, 0, 120, EndState::UpToDate), "\"10007:0:120:t\"");

@@ -1,6 +1,6 @@
 //! Server-sent events (protocol, section 5.8).
 
-use crate::types::{Kind, Offset};
+use crate::types::{Kind, Offset, StreamEnd};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{BufMut, BytesMut};
@@ -51,8 +51,8 @@ pub fn put_data<'a>(out: &mut BytesMut, kind: Kind, messages: impl Iterator<Item
     out.put_u8(b'\n');
 }
 
-/// Writes one control event.
-pub fn put_control(out: &mut BytesMut, control: &Control) {
+/// Writes one control event; `end` says how a closed stream ended, if it is known.
+pub fn put_control(out: &mut BytesMut, control: &Control, end: Option<&StreamEnd>) {
     out.put_slice(b"event: control\ndata:{\"streamNextOffset\":\"");
     out.put_slice(control.next.to_text().as_str().as_bytes());
     out.put_u8(b'"');
@@ -66,8 +66,21 @@ pub fn put_control(out: &mut BytesMut, control: &Control) {
     }
     if control.closed {
         out.put_slice(b",\"streamClosed\":true");
+        if let Some(end) = end {
+            put_end(out, end);
+        }
     }
     out.put_slice(b"}\n\n");
+}
+
+fn put_end(out: &mut BytesMut, end: &StreamEnd) {
+    out.put_slice(b",\"streamEnd\":\"");
+    out.put_slice(end.outcome.as_str().as_bytes());
+    out.put_u8(b'"');
+    if let Some(reason) = &end.reason {
+        out.put_slice(b",\"streamEndReason\":");
+        out.put_slice(serde_json::json!(**reason).to_string().as_bytes());
+    }
 }
 
 fn put_lines(out: &mut BytesMut, text: &[u8]) {
@@ -180,7 +193,7 @@ mod tests {
             up_to_date: true,
             closed: false,
         };
-        put_control(&mut out, &control);
+        put_control(&mut out, &control, None);
         assert_eq!(
             &out[..],
             b"event: control\ndata:{\"streamNextOffset\":\"0000000000000000_0000000000000005\",\"streamCursor\":\"7\",\"upToDate\":true}\n\n"

@@ -169,8 +169,12 @@ impl ServeError {
     /// The headers that the protocol asks for beside the status (sections 5.2 and 5.2.1).
     fn set_headers(&self, head: &mut Head) {
         match self {
-            Self::Refused(AppendRefusal::Closed { tail, received_seq }) => {
-                head.set_closed(true);
+            Self::Refused(AppendRefusal::Closed {
+                tail,
+                end,
+                received_seq,
+            }) => {
+                head.set_closed(true, end.as_deref());
                 head.set_next_offset(*tail);
                 if let Some(seq) = received_seq {
                     // A producer that expects to be told what to send next would wait for ever.
@@ -237,7 +241,7 @@ fn create_status(error: &CreateError) -> (StatusCode, &'static str) {
         CreateError::SourceContentType(_) => (StatusCode::CONFLICT, "CONTENT_TYPE_MISMATCH"),
         CreateError::ForkOffset => (StatusCode::BAD_REQUEST, "FORK_OFFSET_NOT_IN_SOURCE"),
         CreateError::ForkSubOffset => (StatusCode::BAD_REQUEST, "FORK_SUB_OFFSET_NOT_IN_SOURCE"),
-        CreateError::Commit(_) | CreateError::Read(_) => {
+        CreateError::NoteTooLong | CreateError::Commit(_) | CreateError::Read(_) => {
             (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL")
         }
     }

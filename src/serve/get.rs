@@ -56,7 +56,8 @@ impl Server {
         head.set_string(header::ETAG, etag);
         head.set_next_offset(answer.to);
         head.set_up_to_date(answer.up_to_date());
-        head.set_closed(answer.up_to_date() && answer.view.closed);
+        let closed = answer.up_to_date() && answer.view.closed;
+        head.set_closed(closed, answer.view.end.as_deref());
         if let Some(cursor) = cursor {
             head.set_number(crate::protocol::names::STREAM_CURSOR, cursor);
         }
@@ -95,7 +96,7 @@ fn at_tail(target: &Target<'_>, view: &View) -> Reply {
     head.set_text(header::CONTENT_TYPE, &view.meta.content_type);
     head.set_next_offset(view.tail);
     head.set_up_to_date(true);
-    head.set_closed(view.closed);
+    head.set_closed(view.closed, view.end.as_deref());
     head.set_no_store();
     let body = match view.meta.kind {
         Kind::Json => Body::Full(Bytes::from_static(b"[]")),

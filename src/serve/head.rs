@@ -11,7 +11,7 @@ impl Server {
         let mut head = Head::new(StatusCode::OK, target.route.config.cors);
         head.set_text(header::CONTENT_TYPE, &view.meta.content_type);
         head.set_next_offset(view.tail);
-        head.set_closed(view.closed);
+        head.set_closed(view.closed, view.end.as_deref());
         head.set_lifetime(view.meta.lifetime);
         head.set_no_store();
         Ok(Reply {

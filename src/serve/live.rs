@@ -111,7 +111,7 @@ fn nothing_new(target: &Target<'_>, view: &View, cursor: Option<u64>) -> Reply {
     let mut head = Head::new(StatusCode::NO_CONTENT, target.route.config.cors);
     head.set_next_offset(view.tail);
     head.set_up_to_date(true);
-    head.set_closed(view.closed);
+    head.set_closed(view.closed, view.end.as_deref());
     if let Some(cursor) = cursor {
         head.set_number(names::STREAM_CURSOR, cursor);
     }
@@ -259,7 +259,7 @@ impl Sse {
         let events = self
             .stream
             .tail()
-            .encoded(key, || encode(self.kind, runs, &control));
+            .encoded(key, || encode(self.kind, runs, &control, view));
         let (messages, bytes) = measure(runs);
         self.server.metrics.read.add(bytes, messages);
         events
@@ -273,7 +273,11 @@ impl Sse {
         self.at = view.tail;
         self.end = view.closed.then_some(LiveEnd::StreamClosed);
         let mut out = BytesMut::with_capacity(128);
-        sse::put_control(&mut out, &self.control_at(view, view.tail));
+        sse::put_control(
+            &mut out,
+            &self.control_at(view, view.tail),
+            view.end.as_deref(),
+        );
         Some(out.freeze())
     }
 
@@ -302,13 +306,13 @@ impl Drop for Sse {
 }
 
 /// A data event and its control event, in one piece.
-fn encode(kind: Kind, runs: &[Run], control: &Control) -> Bytes {
+fn encode(kind: Kind, runs: &[Run], control: &Control, view: &View) -> Bytes {
     let bytes: usize = runs.iter().map(|run| run.frames.len()).sum();
     let mut out = BytesMut::with_capacity(bytes + bytes / 2 + 192);
     let messages = runs
         .iter()
         .flat_map(|run| Frames::new(&run.frames, 0).map(|frame| &run.frames[frame.payload()]));
     sse::put_data(&mut out, kind, messages);
-    sse::put_control(&mut out, control);
+    sse::put_control(&mut out, control, view.end.as_deref());
     out.freeze()
 }

@@ -32,10 +32,12 @@ impl Server {
             Err(_) => (None, 0),
         };
         let request = AppendRequest {
+            id: None,
             content_type: append.content_type.as_deref(),
             frame_bytes: frames.as_ref().map_or(body.len(), Bytes::len) as u64,
             stream_seq: append.stream_seq.as_ref(),
             close: append.close,
+            end: None,
             producer: append.producer.as_ref(),
             producers_max: self.producers_max,
         };
@@ -79,7 +81,7 @@ fn reply(
     };
     let mut head = Head::lean(status, target.route.config.cors);
     head.set_next_offset(appended.tail);
-    head.set_closed(appended.closed);
+    head.set_closed(appended.closed, appended.end.as_deref());
     if let Some(stamp) = &append.producer {
         head.set_number(names::PRODUCER_EPOCH, stamp.epoch);
         let highest = appended.producer_seq.unwrap_or(stamp.seq);

@@ -6,7 +6,7 @@ use crate::log::state::{CreateRequest, ForkRequest};
 use crate::log::{Create, CreateError, Created};
 use crate::protocol::reply::Head;
 use crate::protocol::{json, request};
-use crate::types::{Kind, StreamPath};
+use crate::types::{Kind, Retention, StreamPath};
 use bytes::Bytes;
 use http::{StatusCode, header};
 
@@ -30,6 +30,8 @@ impl Server {
         let request = CreateRequest {
             content_type: create.content_type.as_deref(),
             lifetime: create.lifetime,
+            retention: None,
+            retention_default: Retention::default(),
             closed: create.closed,
             fork: fork.map(|(fork, source)| ForkRequest {
                 source,
@@ -38,7 +40,13 @@ impl Server {
             }),
         };
         let stream = self.log.stream(&target.path).await?;
-        let created = self.log.create(&stream, Create { request, frames }).await?;
+        let create = Create {
+            request,
+            frames,
+            note: None,
+            unfinished: false,
+        };
+        let created = self.log.create(&stream, create).await?;
         if created.new && messages > 0 {
             self.metrics.appended.add(body.len() as u64, messages);
         }
@@ -88,7 +96,7 @@ fn reply(target: &Target<'_>, created: &Created) -> Reply {
     }
     head.set_text(header::CONTENT_TYPE, &created.meta.content_type);
     head.set_next_offset(created.tail);
-    head.set_closed(created.closed);
+    head.set_closed(created.closed, created.end.as_deref());
     head.set_lifetime(created.meta.lifetime);
     head.set_no_store();
     Reply {

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use headwater::config::{Durability, RouteKind};
+use headwater::config::Durability;
 
-use super::{SITE, parse, parse_with, problems, problems_with, told};
+use super::{SITE, parse, parse_with, problems, problems_with, streams, told};
 
 #[test]
 fn variables_are_put_in() {
@@ -62,7 +62,7 @@ fn variables_override_settings() {
     assert_eq!(config.limits.path_bytes_max, 99);
     assert_eq!(config.limits.body_timeout, Duration::from_secs(7));
     assert_eq!(config.site[0].listen[0].to_string(), "127.0.0.1:1");
-    let RouteKind::Streams(streams) = &config.site[0].route[0].kind;
+    let streams = streams(&config.site[0].route[0]);
     assert_eq!(streams.namespace, "123");
     assert_eq!(config.site[0].route[1].path, "/two");
 }

@@ -19,6 +19,10 @@ struct Tables {
     packs: BTreeSet<(StreamId, Position, Position)>,
     /// Streams to purge, with the source to let go of.
     purges: BTreeMap<StreamId, Option<StreamId>>,
+    /// Streams that are being recorded.
+    unfinished: BTreeSet<StreamId>,
+    /// Streams with notes.
+    notes: BTreeSet<StreamId>,
 }
 
 /// Panics unless the tables agree with each other.
@@ -44,12 +48,14 @@ impl Tables {
     fn read(kv: &dyn Kv) -> Self {
         let mut packs = BTreeSet::new();
         let mut purges = BTreeMap::new();
+        let mut unfinished = BTreeSet::new();
         for (key, value) in entries(kv, Table::Pending) {
             match Pending::read(&key, &value).unwrap() {
                 Pending::Pack { id, start, end } => drop(packs.insert((id, start, end))),
                 Pending::Purge { id, source } => {
                     purges.insert(id, source.map(|(id, _)| id));
                 }
+                Pending::Finish { id, .. } => drop(unfinished.insert(id)),
             }
         }
         let positions = |table| {
@@ -77,6 +83,11 @@ impl Tables {
                 .collect(),
             packs,
             purges,
+            unfinished,
+            notes: entries(kv, Table::Notes)
+                .into_iter()
+                .map(|(key, _)| owner(&key))
+                .collect(),
         }
     }
 
@@ -131,6 +142,8 @@ impl Tables {
         let living = living.filter(|fork| fork.source_id == id).count();
         let leaving = self.purges.values().filter(|s| **s == Some(id)).count();
         assert_eq!(living + leaving, state.forks as usize, "{state:?}");
+        assert_eq!(self.notes.contains(&id), state.meta.note.is_some());
+        assert_eq!(self.unfinished.contains(&id), state.unfinished);
         if let Some(deadline) = state.deadline_ms().filter(|_| !state.deleted) {
             let mut timers = self.timers.iter();
             let in_time = |timer: &(u64, StreamId)| timer.1 == id && timer.0 <= deadline;
@@ -147,9 +160,12 @@ impl Tables {
             .chain(self.packed.keys())
             .map(|(id, _)| *id)
             .chain(self.producers.iter().map(|key| owner(key)));
-        for id in with_data {
+        for id in with_data.chain(self.notes.iter().copied()) {
             let known = living.contains(&id) || self.purges.contains_key(&id);
             assert!(known, "data of {id} is left behind");
+        }
+        for id in &self.unfinished {
+            assert!(living.contains(id), "{id} is finished no more");
         }
         for id in self.purges.keys() {
             assert!(!living.contains(id), "{id} is purged while it lives");
@@ -187,8 +203,8 @@ fn check_record(frames: &[u8]) {
     assert_eq!(last.map(|frame| frame.end), Some(frames.len()));
 }
 
-fn owner(producer_key: &[u8]) -> StreamId {
-    StreamId::from_be_bytes(producer_key[..8].try_into().unwrap())
+fn owner(key: &[u8]) -> StreamId {
+    StreamId::from_be_bytes(key[..8].try_into().unwrap())
 }
 
 fn entries(kv: &dyn Kv, table: Table) -> Vec<Entry> {

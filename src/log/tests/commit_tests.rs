@@ -171,6 +171,7 @@ async fn a_refusal_waits_for_what_it_rests_on() {
     closing.await.unwrap();
     let refusal = AppendRefusal::Closed {
         tail: 0,
+        end: None,
         received_seq: None,
     };
     assert_eq!(refused.await.unwrap(), Outcome::NotAppended(refusal));

@@ -13,6 +13,7 @@ mod model;
 mod model_tests;
 mod race_tests;
 mod reading;
+mod recording_tests;
 mod recovery_tests;
 mod requests;
 mod steps;

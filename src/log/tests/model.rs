@@ -381,6 +381,7 @@ fn judge(stream: &Stream, append: &Append) -> Result<bool, AppendRefusal> {
         } else {
             Err(AppendRefusal::Closed {
                 tail: stream.tail(),
+                end: None,
                 received_seq: append.producer.map(|stamp| stamp.seq),
             })
         };

@@ -13,7 +13,7 @@ use crate::log::rocks::Rocks;
 use crate::log::state::{AppendRequest, CreateRequest, ForkRequest, Unavailable};
 use crate::log::{AppendError, Create, CreateError, DeleteError, Log, Options, Stream};
 use crate::observe::metrics::{DatabaseFigures, Metrics};
-use crate::types::{ProducerStamp, StreamPath};
+use crate::types::{ProducerStamp, Retention, StreamPath};
 use bytes::Bytes;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -276,6 +276,8 @@ impl World {
         let request = CreateRequest {
             content_type: create.content_type,
             lifetime: create.lifetime,
+            retention: None,
+            retention_default: Retention::default(),
             closed: create.closed,
             fork: create
                 .fork
@@ -289,7 +291,13 @@ impl World {
         };
         let frames = framed(&create.messages);
         let stream = self.stream(create.path).await;
-        match self.log().create(&stream, Create { request, frames }).await {
+        let create = Create {
+            request,
+            frames,
+            note: None,
+            unfinished: false,
+        };
+        match self.log().create(&stream, create).await {
             Ok(created) => Outcome::Created {
                 new: created.new,
                 tail: created.tail,
@@ -303,7 +311,7 @@ impl World {
             Err(CreateError::SourceContentType(_)) => Outcome::NotCreated("SourceContentType"),
             Err(CreateError::ForkOffset) => Outcome::NotCreated("ForkOffset"),
             Err(CreateError::ForkSubOffset) => Outcome::NotCreated("ForkSubOffset"),
-            Err(CreateError::Read(error)) => panic!("{error}"),
+            Err(error @ (CreateError::NoteTooLong | CreateError::Read(_))) => panic!("{error}"),
         }
     }
 
@@ -316,10 +324,12 @@ impl World {
             seq: stamp.seq,
         });
         let request = AppendRequest {
+            id: None,
             content_type: append.content_type,
             frame_bytes: frames.as_ref().map_or(0, Bytes::len) as u64,
             stream_seq: stream_seq.as_ref(),
             close: append.close,
+            end: None,
             producer: producer.as_ref(),
             producers_max: PRODUCERS_MAX,
         };
