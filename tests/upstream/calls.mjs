@@ -23,10 +23,11 @@ export class Calls {
     entry.headers = request.headers
     entry.body = body.subarray(0, SHOWN_BODY_BYTES_MAX).toString()
     const call = { broken: false }
+    // An HTTP/2 stream that was cancelled is "finished" too; what counts is whether all was written.
     response.once("close", () => {
       entry.running--
       if (call.broken) entry.broken++
-      else if (response.writableFinished) entry.completed++
+      else if (response.writableEnded) entry.completed++
       else entry.cancelled++
     })
     return call
