@@ -5,6 +5,7 @@
 
 mod check;
 mod check_sites;
+mod check_upstreams;
 mod de;
 mod environment;
 mod listen;
@@ -17,6 +18,7 @@ pub mod schema;
 mod suggest;
 mod tree;
 mod upstream;
+mod upstream_url;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -32,7 +34,11 @@ pub use problem::{ConfigError, Place, Problem, Problems};
 pub use proxy::Proxy;
 pub use record::{OnDisconnect, Record};
 pub use route::{Route, RouteKind};
-pub use upstream::ReverseProxy;
+pub use upstream::{
+    Balance, Forwarded, HashBy, HeaderRules, HealthCheck, HttpVersion, ReverseProxy, Timeouts,
+    UpstreamTls,
+};
+pub use upstream_url::{Upstream, UpstreamUrl, UpstreamUrlError};
 
 use crate::units::{self, DurationText, SizeText};
 
@@ -254,7 +260,7 @@ pub struct Tls {
 }
 
 /// One certificate with its key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Certificate {
     /// The PEM file of the certificate, followed by its intermediate certificates.

@@ -29,7 +29,7 @@ pub struct Route {
 
 /// What a route serves.
 pub enum Kind {
-    Streams(serve::Route),
+    Streams(Box<serve::Route>),
     /// Not served yet.
     Later,
 }
@@ -91,7 +91,9 @@ impl Site {
 impl Route {
     fn new(config: &RouteConfig, metrics: &Metrics) -> Self {
         let kind = match &config.kind {
-            RouteKind::Streams(streams) => Kind::Streams(serve::Route::new(streams.clone())),
+            RouteKind::Streams(streams) => {
+                Kind::Streams(Box::new(serve::Route::new(streams.clone())))
+            }
             RouteKind::Record(_) | RouteKind::Proxy(_) | RouteKind::ReverseProxy(_) => Kind::Later,
         };
         let prefix = config.path.strip_suffix('*');

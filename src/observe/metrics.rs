@@ -9,6 +9,7 @@ mod labels;
 mod registrar;
 mod requests;
 mod storage;
+mod upstreams;
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,6 +22,8 @@ use registrar::Registrar;
 pub use requests::RouteMetrics;
 use requests::Routes;
 pub use storage::{Commit, Database, DatabaseFigures, Queue, Stall, Traffic};
+use upstreams::Upstreams;
+pub use upstreams::{UpstreamFailure, UpstreamMetrics};
 
 /// The content type of what [`Metrics::render`] returns.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -38,6 +41,7 @@ pub struct Metrics {
     registry: Registry,
     routes: Routes,
     unmatched: Arc<RouteMetrics>,
+    upstreams: Upstreams,
     live_readers: [IntGauge; Live::ALL.len()],
     refusals: [IntCounter; Refusal::ALL.len()],
     hooks: Mutex<Vec<SharedHook>>,
@@ -91,6 +95,7 @@ impl Metrics {
         let metrics = Self {
             unmatched: routes.get(UNMATCHED_ROUTE),
             routes,
+            upstreams: Upstreams::new(r),
             live_readers: live_readers(r),
             refusals: refusals(r),
             hooks: Mutex::default(),
@@ -137,6 +142,12 @@ impl Metrics {
     /// start-up for each configured route; a pattern that was asked before gives the same figures.
     pub fn route(&self, pattern: &str) -> Arc<RouteMetrics> {
         self.routes.get(pattern)
+    }
+
+    /// The figures of the upstreams of the route with this path pattern, for the time of its life. A
+    /// pattern that was asked before gives the same figures.
+    pub fn upstreams(&self, pattern: &str) -> Arc<UpstreamMetrics> {
+        self.upstreams.get(pattern)
     }
 
     /// The figures of requests that match no route; their label is [`UNMATCHED_ROUTE`].

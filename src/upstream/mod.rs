@@ -1,4 +1,18 @@
-//! Upstreams: which there are, and which may be called.
+//! Upstreams: which one gets a request, what is changed on the way, and one exchange with one.
 
 pub mod allow;
+mod backends;
+mod client;
+mod error;
+mod forwarded;
 pub mod guard;
+mod health;
+mod hop_by_hop;
+mod peer;
+mod rewrite;
+mod upstreams;
+
+pub use client::{Client, Exchange};
+pub use error::{ExchangeError, UpstreamError, failure_of};
+pub use forwarded::ClientFacts;
+pub use upstreams::{Picked, Upstreams};

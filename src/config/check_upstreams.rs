@@ -1,0 +1,1 @@
+//! What the types cannot say about upstreams.
