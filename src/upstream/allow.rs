@@ -1,33 +1,13 @@
-//! Which upstream URLs may be asked for: a list of patterns.
+//! Which upstream URLs may be asked for: those that fit a list of patterns.
 //!
-//! A pattern is `scheme://host[:port][/path]`. What it says, a URL must have; a `*` leaves it open:
-//!
-//! | part | literal | with wildcards |
-//! | --- | --- | --- |
-//! | scheme | `http`, `https` | `*`: either |
-//! | host | a name or an address | `*.example.com`: every name below it; `*`: any host; `api-*.example.com`: within a label |
-//! | port | none: the scheme's own | `*`: any port |
-//! | path | none: any path | `*`: within a segment; `**`: anything; `/v1/**` is `/v1` too |
-//!
-//! The query of a URL does not count. URLs are read as browsers read them, so that one host or path
-//! has one form: `HTTP://2130706433/a/../b` is `http://127.0.0.1/b`.
+//! URLs are read as browsers read them, so that one host or path has one form:
+//! `HTTP://2130706433/a/../b` is `http://127.0.0.1/b`.
 
 use percent_encoding::percent_decode_str;
 use thiserror::Error;
-use url::{Host, Url};
+use url::Url;
 
-/// Why a pattern is not one.
-#[derive(Debug, Error, PartialEq, Eq)]
-pub enum PatternError {
-    #[error("it does not begin with http://, https:// or *://")]
-    Scheme,
-    #[error("it names a user, a query or a fragment, which patterns have not")]
-    Extra,
-    #[error("its host is not one: {0}")]
-    Host(#[from] url::ParseError),
-    #[error("its port is neither a number nor *")]
-    Port,
-}
+use crate::config::UrlPattern;
 
 /// Why a URL may not be asked for.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -57,14 +37,12 @@ pub struct Allowed {
 }
 
 /// The URLs that may be asked for. An empty list allows none.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Allowlist(Vec<Pattern>);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allowlist(Vec<UrlPattern>);
 
 impl Allowlist {
-    /// Adds a pattern.
-    pub fn add(&mut self, pattern: &str) -> Result<(), PatternError> {
-        self.0.push(Pattern::parse(pattern)?);
-        Ok(())
+    pub fn new(patterns: Vec<UrlPattern>) -> Self {
+        Self(patterns)
     }
 
     /// Whether a URL may be asked for. What is then asked for must be the URL that this returns, not
@@ -88,159 +66,9 @@ impl Allowlist {
         if fitting.peek().is_none() {
             return Err(NotAllowed::NoPattern);
         }
-        let is_host_named = fitting.any(|pattern| matches!(pattern.host, HostPattern::Named(_)));
+        let is_host_named = fitting.any(UrlPattern::names_host);
         Ok(Allowed { url, is_host_named })
     }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Pattern {
-    /// `None`: either.
-    scheme: Option<&'static str>,
-    host: HostPattern,
-    port: PortPattern,
-    /// `None`: any.
-    path: Option<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum HostPattern {
-    Any,
-    Named(Host),
-    /// Every name below this one, which begins with a dot.
-    Below(String),
-    Glob(String),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum PortPattern {
-    Any,
-    /// The one that the scheme of the URL has without saying so.
-    Usual,
-    Number(u16),
-}
-
-impl Pattern {
-    fn parse(text: &str) -> Result<Self, PatternError> {
-        let (scheme, rest) = text.split_once("://").ok_or(PatternError::Scheme)?;
-        let scheme = match scheme {
-            "http" => Some("http"),
-            "https" => Some("https"),
-            "*" => None,
-            _ => return Err(PatternError::Scheme),
-        };
-        if rest.contains(['@', '?', '#', '\\']) {
-            return Err(PatternError::Extra);
-        }
-        let (authority, path) = match rest.find('/') {
-            Some(slash) => (&rest[..slash], Some(rest[slash..].to_owned())),
-            None => (rest, None),
-        };
-        let (host, port) = match authority.rsplit_once(':') {
-            // A colon within brackets is part of an IPv6 address.
-            Some((host, port)) if !port.ends_with(']') => (host, PortPattern::parse(port)?),
-            _ => (authority, PortPattern::Usual),
-        };
-        Ok(Self {
-            scheme,
-            host: HostPattern::parse(host)?,
-            port,
-            path,
-        })
-    }
-
-    fn fits(&self, url: &Url) -> bool {
-        self.scheme.is_none_or(|scheme| scheme == url.scheme())
-            && url.host().is_some_and(|host| self.host.fits(&host))
-            && self.port.fits(url)
-            && self
-                .path
-                .as_ref()
-                .is_none_or(|path| path_fits(path, url.path()))
-    }
-}
-
-impl PortPattern {
-    fn parse(text: &str) -> Result<Self, PatternError> {
-        if text == "*" {
-            return Ok(Self::Any);
-        }
-        text.parse()
-            .map(Self::Number)
-            .map_err(|_| PatternError::Port)
-    }
-
-    fn fits(&self, url: &Url) -> bool {
-        match self {
-            Self::Any => true,
-            // A URL in its normal form leaves the usual port out.
-            Self::Usual => url.port().is_none(),
-            Self::Number(port) => url.port_or_known_default() == Some(*port),
-        }
-    }
-}
-
-impl HostPattern {
-    fn parse(text: &str) -> Result<Self, PatternError> {
-        if text == "*" {
-            return Ok(Self::Any);
-        }
-        let host = Host::parse(text)?;
-        Ok(match host {
-            Host::Domain(name) if name.contains('*') => match name.strip_prefix('*') {
-                Some(below) if below.starts_with('.') && !below.contains('*') => {
-                    Self::Below(below.to_owned())
-                }
-                _ => Self::Glob(name),
-            },
-            host => Self::Named(host),
-        })
-    }
-
-    fn fits(&self, host: &Host<&str>) -> bool {
-        match (self, host) {
-            (Self::Any, _) => true,
-            (Self::Named(named), host) => named == host,
-            (Self::Below(below), Host::Domain(name)) => {
-                name.len() > below.len() && name.ends_with(below.as_str())
-            }
-            (Self::Glob(glob), Host::Domain(name)) => {
-                glob_fits(glob.as_bytes(), name.as_bytes(), b'.')
-            }
-            (Self::Below(_) | Self::Glob(_), _) => false,
-        }
-    }
-}
-
-fn path_fits(pattern: &str, path: &str) -> bool {
-    let is_prefix = pattern
-        .strip_suffix("/**")
-        .is_some_and(|above| glob_fits(above.as_bytes(), path.as_bytes(), b'/'));
-    is_prefix || glob_fits(pattern.as_bytes(), path.as_bytes(), b'/')
-}
-
-/// Whether `text` fits `pattern`, in which `**` is anything, and `*` anything without `separator`.
-fn glob_fits(pattern: &[u8], text: &[u8], separator: u8) -> bool {
-    // `ends[n]`: whether what has been read of the pattern fits the first n bytes of the text. It takes
-    // as many steps as the one is long times the other, whatever they hold.
-    let mut ends = vec![false; text.len() + 1];
-    ends[0] = true;
-    let mut rest = pattern;
-    while let [first, ..] = rest {
-        let stars = rest.iter().take_while(|&&byte| byte == b'*').count();
-        if stars > 0 {
-            for n in 0..text.len() {
-                ends[n + 1] |= ends[n] && (stars > 1 || text[n] != separator);
-            }
-        } else {
-            for n in (0..text.len()).rev() {
-                ends[n + 1] = ends[n] && text[n] == *first;
-            }
-            ends[0] = false;
-        }
-        rest = &rest[stars.max(1)..];
-    }
-    ends[text.len()]
 }
 
 /// Whether a path leads elsewhere for those who decode it before they look at its segments. The plain
@@ -258,11 +86,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn list(patterns: &[&str]) -> Allowlist {
-        let mut list = Allowlist::default();
-        for pattern in patterns {
-            list.add(pattern).unwrap();
-        }
-        list
+        Allowlist::new(
+            patterns
+                .iter()
+                .map(|pattern| pattern.parse().unwrap())
+                .collect(),
+        )
     }
 
     #[track_caller]
@@ -481,54 +310,7 @@ mod tests {
         assert_eq!(allowed.url.as_str(), "http://h/a/b?c=%20d");
     }
 
-    #[test]
-    fn wrong_patterns_are_refused() {
-        let refused = |pattern: &str| Allowlist::default().add(pattern).unwrap_err();
-        for pattern in ["", "api.example.com", "ftp://h", "HTTP://h", "http:/h"] {
-            assert_eq!(refused(pattern), PatternError::Scheme, "{pattern}");
-        }
-        for pattern in ["http://a@h", "http://h/?a", "http://h#a"] {
-            assert_eq!(refused(pattern), PatternError::Extra, "{pattern}");
-        }
-        for pattern in ["http://h:", "http://h:x", "http://h:70000", "http://h:+1x"] {
-            assert_eq!(refused(pattern), PatternError::Port, "{pattern}");
-        }
-        for pattern in [
-            "http://",
-            "http:///a",
-            "http://a b",
-            "http://[::1",
-            "http://1.2.3.256",
-        ] {
-            let error = refused(pattern);
-            assert!(
-                matches!(error, PatternError::Host(_) | PatternError::Port),
-                "{pattern}: {error:?}"
-            );
-        }
-    }
-
     proptest! {
-        #[test]
-        fn globs_agree_with_their_definition(pattern in "[ab/*]{0,8}", text in "[ab/]{0,8}") {
-            fn fits(pattern: &[u8], text: &[u8]) -> bool {
-                let stars = pattern.iter().take_while(|&&byte| byte == b'*').count();
-                match (pattern.split_first(), stars) {
-                    (None, _) => text.is_empty(),
-                    (Some((first, rest)), 0) => {
-                        text.split_first().is_some_and(|(byte, text)| byte == first && fits(rest, text))
-                    }
-                    (_, stars) => (0..=text.len()).any(|n| {
-                        (stars > 1 || !text[..n].contains(&b'/')) && fits(&pattern[stars..], &text[n..])
-                    }),
-                }
-            }
-            prop_assert_eq!(
-                glob_fits(pattern.as_bytes(), text.as_bytes(), b'/'),
-                fits(pattern.as_bytes(), text.as_bytes())
-            );
-        }
-
         #[test]
         fn no_url_is_too_strange(url: String) {
             let _ = list(&["*://*:*/**"]).check(&url);
