@@ -1,18 +1,28 @@
 //! Which route a request takes: by listener, host and path.
 
-use crate::config::{Config, Listen, Route as RouteConfig, RouteKind, Site as SiteConfig};
+use crate::config::{
+    CacheScope, Config, Listen, ReverseProxy, Route as RouteConfig, RouteKind, Site as SiteConfig,
+    Streams,
+};
 use crate::observe::metrics::{Metrics, RouteMetrics};
+use crate::recorder;
 use crate::serve::{self, ServeError};
 use crate::types::StreamPath;
+use crate::upstream::{UpstreamError, Upstreams};
 use percent_encoding::percent_decode_str;
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 /// The sites of one listener.
 pub struct Routes {
-    sites: Vec<Site>,
+    sites: Vec<Arc<Site>>,
 }
 
-struct Site {
+/// Where something is served, and what.
+pub struct Site {
+    listen: Vec<Listen>,
     hosts: Vec<String>,
     /// Exact paths first, then longer patterns before shorter ones.
     routes: Vec<Arc<Route>>,
@@ -30,19 +40,32 @@ pub struct Route {
 /// What a route serves.
 pub enum Kind {
     Streams(Box<serve::Route>),
+    /// Upstreams whose answers are recorded.
+    Record(Arc<recorder::Route>),
+    /// The streams of recordings, by their signed URLs.
+    Recordings(Box<serve::Route>),
     /// Not served yet.
     Later,
 }
 
+/// All sites. Their upstreams are checked until `stop`.
+pub(super) fn sites(
+    config: &Config,
+    metrics: &Metrics,
+    stop: &CancellationToken,
+) -> Result<Vec<Arc<Site>>, UpstreamError> {
+    let sites = config.site.iter();
+    sites
+        .map(|site| Site::new(site, metrics, stop).map(Arc::new))
+        .collect()
+}
+
 impl Routes {
     /// The routes of all sites that listen at an address.
-    pub fn of_listener(config: &Config, listen: &Listen, metrics: &Metrics) -> Self {
-        let sites = config
-            .site
-            .iter()
-            .filter(|site| site.listen.contains(listen));
+    pub fn of_listener(sites: &[Arc<Site>], listen: &Listen) -> Self {
+        let sites = sites.iter().filter(|site| site.listen.contains(listen));
         Self {
-            sites: sites.map(|site| Site::new(site, metrics)).collect(),
+            sites: sites.cloned().collect(),
         }
     }
 
@@ -60,17 +83,23 @@ impl Routes {
 }
 
 impl Site {
-    fn new(config: &SiteConfig, metrics: &Metrics) -> Self {
-        let mut routes: Vec<_> = config
-            .route
-            .iter()
-            .map(|route| Arc::new(Route::new(route, metrics)))
-            .collect();
+    fn new(
+        config: &SiteConfig,
+        metrics: &Metrics,
+        stop: &CancellationToken,
+    ) -> Result<Self, UpstreamError> {
+        let routes = config.route.iter();
+        let mut routes: Vec<_> = routes
+            .map(|route| Route::new(route, metrics, stop).map(Arc::new))
+            .collect::<Result<_, _>>()?;
+        let recordings = recording_paths(config).into_iter();
+        routes.extend(recordings.map(|path| Arc::new(Route::of_recordings(path, metrics))));
         routes.sort_by_key(|route| (!route.exact, std::cmp::Reverse(route.prefix.len())));
-        Self {
+        Ok(Self {
+            listen: config.listen.clone(),
             hosts: config.hosts.clone(),
             routes,
-        }
+        })
     }
 
     /// How exactly a host is named by this site; `None` if it is not.
@@ -88,20 +117,65 @@ impl Site {
     }
 }
 
+/// The paths below which the recordings of a site are read.
+fn recording_paths(config: &SiteConfig) -> BTreeSet<&str> {
+    let routes = config.route.iter();
+    routes
+        .filter_map(|route| match &route.kind {
+            RouteKind::Record(record) => Some(record.url_path.as_str()),
+            _ => None,
+        })
+        .collect()
+}
+
 impl Route {
-    fn new(config: &RouteConfig, metrics: &Metrics) -> Self {
+    fn new(
+        config: &RouteConfig,
+        metrics: &Metrics,
+        stop: &CancellationToken,
+    ) -> Result<Self, UpstreamError> {
+        let pattern = &config.path;
+        let upstreams = |settings: &ReverseProxy| {
+            let upstreams = Upstreams::new(settings, metrics.upstreams(pattern))?;
+            upstreams.start(stop);
+            Ok(upstreams)
+        };
         let kind = match &config.kind {
             RouteKind::Streams(streams) => {
                 Kind::Streams(Box::new(serve::Route::new(streams.clone())))
             }
-            RouteKind::Record(_) | RouteKind::Proxy(_) | RouteKind::ReverseProxy(_) => Kind::Later,
+            RouteKind::Record(record) => {
+                let upstreams = upstreams(&record.reverse_proxy())?;
+                let route = recorder::Route::new(pattern, *record.clone(), upstreams);
+                Kind::Record(Arc::new(route))
+            }
+            RouteKind::Proxy(_) | RouteKind::ReverseProxy(_) => Kind::Later,
         };
-        let prefix = config.path.strip_suffix('*');
+        Ok(Self::with(pattern, kind, metrics))
+    }
+
+    /// The route by which recordings are read whose URLs begin with `path`.
+    fn of_recordings(path: &str, metrics: &Metrics) -> Self {
+        let pattern = format!("{}/*", path.trim_end_matches('/'));
+        let streams = Streams {
+            // Whoever has the URL may read it; a cache must not hand it on.
+            cache: CacheScope::Private,
+            ..Streams::default()
+        };
+        Self::with(
+            &pattern,
+            Kind::Recordings(Box::new(serve::Route::new(streams))),
+            metrics,
+        )
+    }
+
+    fn with(pattern: &str, kind: Kind, metrics: &Metrics) -> Self {
+        let prefix = pattern.strip_suffix('*');
         Self {
-            prefix: prefix.unwrap_or(&config.path).to_owned(),
+            prefix: prefix.unwrap_or(pattern).to_owned(),
             exact: prefix.is_none(),
             kind,
-            metrics: metrics.route(&config.path),
+            metrics: metrics.route(pattern),
         }
     }
 
@@ -116,13 +190,22 @@ impl Route {
     /// Whether pages of any origin may read errors of this route.
     pub fn cors(&self) -> bool {
         match &self.kind {
-            Kind::Streams(streams) => streams.config.cors,
-            Kind::Later => false,
+            Kind::Streams(streams) | Kind::Recordings(streams) => streams.config.cors,
+            Kind::Record(_) | Kind::Later => false,
         }
     }
 
     /// The stream that a URL's path names; the path is still percent-encoded.
     pub fn stream_path(&self, namespace: &str, path: &str) -> Result<StreamPath, ServeError> {
+        let below = self.below(path)?;
+        if below == "__ds" || below.starts_with("__ds/") {
+            return Err(ServeError::Subscriptions);
+        }
+        Ok(StreamPath::new(namespace, &below))
+    }
+
+    /// What a URL's path names below this route, decoded and safe.
+    pub fn below<'a>(&self, path: &'a str) -> Result<Cow<'a, str>, ServeError> {
         let below = if self.exact {
             // An exact route serves one stream, named like its path.
             path.trim_start_matches('/')
@@ -144,10 +227,7 @@ impl Route {
         {
             return Err(ServeError::Path("it holds a . or .. segment"));
         }
-        if decoded == "__ds" || decoded.starts_with("__ds/") {
-            return Err(ServeError::Subscriptions);
-        }
-        Ok(StreamPath::new(namespace, &decoded))
+        Ok(decoded)
     }
 }
 
@@ -158,7 +238,9 @@ mod tests {
     fn routes(text: &str) -> Routes {
         let config: Config = toml::from_str(text).unwrap();
         let listen = config.site[0].listen[0].clone();
-        Routes::of_listener(&config, &listen, &Metrics::new())
+        let stop = CancellationToken::new();
+        let sites = sites(&config, &Metrics::new(), &stop).unwrap();
+        Routes::of_listener(&sites, &listen)
     }
 
     const SITES: &str = r#"

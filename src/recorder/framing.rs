@@ -14,7 +14,7 @@ const LINE_TYPES: [&str; 3] = [
 
 /// What the pieces of an answer are: where a batch of it ends, and a comment may be put in between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Framing {
+pub(super) enum Framing {
     /// Server-sent events.
     Events,
     /// A message in each line.
@@ -25,7 +25,7 @@ pub enum Framing {
 
 impl Framing {
     /// The framing of a content type.
-    pub fn of(content_type: &str) -> Self {
+    pub(super) fn of(content_type: &str) -> Self {
         if same_content_type(content_type, "text/event-stream") {
             Self::Events
         } else if LINE_TYPES
@@ -42,7 +42,7 @@ impl Framing {
 /// Gathers an answer into batches that end where a piece of it does. The bytes pass unchanged and in
 /// order, but for the ids that it adds to events.
 #[derive(Debug)]
-pub struct Splitter {
+pub(super) struct Splitter {
     framing: Framing,
     is_text: bool,
     add_ids: bool,
@@ -56,7 +56,7 @@ pub struct Splitter {
 
 impl Splitter {
     /// For an answer of this content type. `add_ids`: give an id to each event that has none.
-    pub fn new(content_type: &str, add_ids: bool) -> Self {
+    pub(super) fn new(content_type: &str, add_ids: bool) -> Self {
         let framing = Framing::of(content_type);
         Self {
             framing,
@@ -71,7 +71,7 @@ impl Splitter {
 
     /// Takes the next bytes. `put_id` writes the id of an event whose end they hold: it gets a number
     /// that no other event of the same batch has.
-    pub fn push(&mut self, chunk: &[u8], put_id: impl FnMut(u32, &mut BytesMut)) {
+    pub(super) fn push(&mut self, chunk: &[u8], put_id: impl FnMut(u32, &mut BytesMut)) {
         match self.framing {
             Framing::Events => self.push_events(chunk, put_id),
             Framing::Lines => {
@@ -109,27 +109,22 @@ impl Splitter {
     }
 
     /// All bytes that wait.
-    pub fn pending_bytes(&self) -> usize {
+    pub(super) fn pending_bytes(&self) -> usize {
         self.pending.len()
     }
 
-    /// The bytes that wait and are whole pieces.
-    pub fn complete_bytes(&self) -> usize {
-        self.complete
-    }
-
     /// The next batch: all pieces that are complete, if there is one.
-    pub fn take_complete(&mut self) -> Option<Bytes> {
+    pub(super) fn take_complete(&mut self) -> Option<Bytes> {
         self.take(self.complete)
     }
 
     /// The next batch: all that is there, but for the beginning of a character.
-    pub fn take_all(&mut self) -> Option<Bytes> {
+    pub(super) fn take_all(&mut self) -> Option<Bytes> {
         self.take(self.whole_characters())
     }
 
     /// The last batch: all that is there.
-    pub fn finish(&mut self) -> Option<Bytes> {
+    pub(super) fn finish(&mut self) -> Option<Bytes> {
         self.take(self.pending.len())
     }
 
@@ -169,7 +164,7 @@ fn open_character(bytes: &[u8]) -> usize {
 
 /// Whether what a reader has been sent ends where a piece does.
 #[derive(Debug)]
-pub struct Boundary {
+pub(super) struct Boundary {
     framing: Framing,
     /// The last bytes. Three tell a blank line: a line end of one or two, and the one before.
     last: [u8; 3],
@@ -177,7 +172,7 @@ pub struct Boundary {
 }
 
 impl Boundary {
-    pub fn new(framing: Framing) -> Self {
+    pub(super) fn new(framing: Framing) -> Self {
         Self {
             framing,
             last: [0; 3],
@@ -186,7 +181,7 @@ impl Boundary {
     }
 
     /// Takes what is sent next.
-    pub fn push(&mut self, bytes: &[u8]) {
+    pub(super) fn push(&mut self, bytes: &[u8]) {
         for &byte in &bytes[bytes.len().saturating_sub(self.last.len())..] {
             self.last = [self.last[1], self.last[2], byte];
         }
@@ -194,7 +189,7 @@ impl Boundary {
     }
 
     /// Whether something may be put in here.
-    pub fn is_here(&self) -> bool {
+    pub(super) fn is_here(&self) -> bool {
         let last = &self.last[self.last.len().saturating_sub(self.sent)..];
         match self.framing {
             Framing::Events => ends_blank(last),

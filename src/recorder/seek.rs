@@ -7,7 +7,7 @@ use super::events::Scanner;
 /// The search may begin in the middle of an event. Since an id line is written just before the end of
 /// its event, an id that names an append is found in that append, or nowhere.
 #[derive(Debug)]
-pub struct Seek {
+pub(super) struct Seek {
     id: Box<[u8]>,
     scanner: Scanner,
     /// How much of `id` the value in the current line repeats so far, if it does.
@@ -19,7 +19,7 @@ pub struct Seek {
 
 impl Seek {
     /// For the id that a client sent as its `Last-Event-ID`.
-    pub fn behind(id: &[u8]) -> Self {
+    pub(super) fn behind(id: &[u8]) -> Self {
         Self {
             id: id.into(),
             scanner: Scanner::new(),
@@ -31,7 +31,7 @@ impl Seek {
 
     /// Takes the next bytes, and returns how many of them the client has seen: all, until the event's
     /// end is found. After that only the LF of a line end whose CR it saw, if that comes apart.
-    pub fn skip(&mut self, bytes: &[u8]) -> usize {
+    pub(super) fn skip(&mut self, bytes: &[u8]) -> usize {
         let mut at = 0;
         while at < bytes.len() {
             if self.found {
@@ -43,7 +43,7 @@ impl Seek {
     }
 
     /// Whether the event has been found.
-    pub fn is_found(&self) -> bool {
+    pub(super) fn is_found(&self) -> bool {
         self.found
     }
 
