@@ -10,6 +10,7 @@ pub mod limits;
 pub mod log;
 pub mod observe;
 pub mod protocol;
+pub mod recorder;
 pub mod serve;
 pub mod server;
 pub mod types;

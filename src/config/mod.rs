@@ -15,10 +15,12 @@ mod proxy;
 mod record;
 mod route;
 pub mod schema;
+mod secret;
 mod suggest;
 mod tree;
 mod upstream;
 mod upstream_url;
+mod url_pattern;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,11 +36,13 @@ pub use problem::{ConfigError, Place, Problem, Problems};
 pub use proxy::Proxy;
 pub use record::{OnDisconnect, Record};
 pub use route::{Route, RouteKind};
+pub use secret::{Secret, TooShort};
 pub use upstream::{
     Balance, Forwarded, HashBy, HeaderRules, HealthCheck, HttpVersion, ReverseProxy, Timeouts,
     UpstreamTls,
 };
 pub use upstream_url::{Upstream, UpstreamUrl, UpstreamUrlError};
+pub use url_pattern::{UrlPattern, UrlPatternError};
 
 use crate::units::{self, DurationText, SizeText};
 

@@ -2,15 +2,15 @@
 
 use super::body::content_length;
 use super::respond::{self, CLIENT_LEFT};
-use super::session::access;
-use crate::config::Limits;
+use super::routes::Parts;
+use super::session::{access, client_facts};
 use crate::observe::access::Finished;
 use crate::observe::metrics::{
     Held, Metrics, Mode as ModeLabel, RouteMetrics, UpstreamFailure, UpstreamMetrics,
 };
 use crate::protocol::request::RequestError;
-use crate::serve::{ServeError, Server};
-use crate::upstream::{ClientFacts, Picked, Upstreams, failure_of};
+use crate::serve::ServeError;
+use crate::upstream::{Picked, Upstreams, failure_of};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Method, StatusCode, header};
@@ -47,12 +47,9 @@ pub struct Forwarder {
 }
 
 impl Forwarder {
-    pub fn new(
-        upstreams: Arc<Upstreams>,
-        route: Arc<RouteMetrics>,
-        server: &Server,
-        limits: &Limits,
-    ) -> Self {
+    /// For the route with this path pattern.
+    pub(super) fn new(upstreams: Arc<Upstreams>, pattern: &str, parts: &Parts<'_>) -> Self {
+        let limits = parts.limits;
         let conf = ServerConf {
             upstream_keepalive_pool_size: POOL_CONNECTIONS_MAX,
             max_retries: 1 + upstreams.retries + SPARE_ATTEMPTS,
@@ -60,13 +57,13 @@ impl Forwarder {
         };
         let forward = Forward {
             upstreams: upstreams.clone(),
-            route,
-            metrics: server.metrics.clone(),
+            route: parts.metrics.route(pattern),
+            metrics: parts.metrics.clone(),
             keeping: Keeping {
                 idle_seconds: limits.idle_timeout.as_secs().max(1),
                 body_timeout: limits.body_timeout,
                 write_timeout: limits.write_timeout,
-                draining: server.draining.clone(),
+                draining: parts.draining.clone(),
             },
         };
         Self {
@@ -76,8 +73,11 @@ impl Forwarder {
         }
     }
 
-    /// Refuses what is not passed on to any upstream.
-    pub(super) fn check(&self, session: &ServerSession) -> Result<(), ServeError> {
+    /// Agrees to pass a request on, unless it is one that no upstream should get.
+    pub(super) fn accept(
+        self: &Arc<Self>,
+        session: &ServerSession,
+    ) -> Result<Arc<Self>, ServeError> {
         let request = session.req_header();
         if request.method == Method::CONNECT {
             return Err(ServeError::Tunnel);
@@ -90,7 +90,7 @@ impl Forwarder {
             (Some(length), Some(bytes_max)) if length > bytes_max => {
                 Err(ServeError::BodyTooLarge { bytes_max })
             }
-            _ => Ok(()),
+            _ => Ok(self.clone()),
         }
     }
 
@@ -439,19 +439,9 @@ impl ProxyHttp for Forward {
                 elapsed,
                 offsets: None,
                 live: None,
+                stream: None,
             });
         });
-    }
-}
-
-/// What is known of a client by its connection.
-pub(super) fn client_facts(session: &ServerSession) -> ClientFacts {
-    let address = session.client_addr().and_then(SocketAddr::as_inet);
-    ClientFacts {
-        address: address.map(std::net::SocketAddr::ip),
-        encrypted: session
-            .digest()
-            .is_some_and(|digest| digest.ssl_digest.is_some()),
     }
 }
 

@@ -4,14 +4,15 @@ mod body;
 mod connection;
 mod forward;
 mod listen;
+mod record;
+mod recordings;
 mod respond;
 mod routes;
 mod session;
 mod sockets;
 mod tls;
 
-pub use forward::Forwarder;
-pub use listen::{ListenError, services};
+pub use listen::{Connections, ListenError, services};
 pub use routes::Routes;
 pub use session::Gateway;
 pub use sockets::{BindError, Sockets};

@@ -1,20 +1,29 @@
 //! Which route a request takes: by listener, host and path.
 
 use super::forward::Forwarder;
-use crate::config::{Config, Listen, Route as RouteConfig, RouteKind, Site as SiteConfig};
+use crate::config::{
+    CacheScope, Config, Limits, Listen, ReverseProxy, Route as RouteConfig, RouteKind,
+    Site as SiteConfig, Streams,
+};
 use crate::observe::metrics::{Metrics, RouteMetrics};
-use crate::serve::{self, ServeError, Server};
+use crate::recorder;
+use crate::serve::{self, ServeError};
 use crate::types::StreamPath;
 use crate::upstream::{UpstreamError, Upstreams};
 use percent_encoding::percent_decode_str;
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 /// The sites of one listener.
 pub struct Routes {
-    sites: Vec<Site>,
+    sites: Vec<Arc<Site>>,
 }
 
-struct Site {
+/// Where something is served, and what.
+pub struct Site {
+    listen: Vec<Listen>,
     hosts: Vec<String>,
     /// Exact paths first, then longer patterns before shorter ones.
     routes: Vec<Arc<Route>>,
@@ -29,55 +38,43 @@ pub struct Route {
     pub metrics: Arc<RouteMetrics>,
 }
 
-/// What a route serves; the same thing at all addresses of its site.
-#[derive(Clone)]
+/// What a route serves.
 pub enum Kind {
-    Streams(Arc<serve::Route>),
+    Streams(Box<serve::Route>),
+    /// Upstreams whose answers are recorded.
+    Record(Arc<recorder::Route>, Arc<Forwarder>),
+    /// Upstreams.
     ReverseProxy(Arc<Forwarder>),
+    /// The streams of recordings, by their signed URLs.
+    Recordings(Box<serve::Route>),
     /// Not served yet.
     Later,
 }
 
-impl Kind {
-    /// What a route of this configuration serves. It must run inside a Tokio runtime: upstreams are
-    /// looked up and checked from now on.
-    pub fn new(
-        route: &RouteConfig,
-        config: &Config,
-        server: &Server,
-    ) -> Result<Self, UpstreamError> {
-        Ok(match &route.kind {
-            RouteKind::Streams(streams) => {
-                Self::Streams(Arc::new(serve::Route::new(streams.clone())))
-            }
-            RouteKind::ReverseProxy(settings) => {
-                let metrics = &server.metrics;
-                let upstreams = Upstreams::new(settings, metrics.upstreams(&route.path))?;
-                upstreams.start(&server.draining);
-                let figures = metrics.route(&route.path);
-                let forwarder = Forwarder::new(upstreams, figures, server, &config.limits);
-                Self::ReverseProxy(Arc::new(forwarder))
-            }
-            RouteKind::Record(_) | RouteKind::Proxy(_) => Self::Later,
-        })
-    }
+/// What routes are made with.
+pub(super) struct Parts<'a> {
+    pub(super) limits: &'a Limits,
+    pub(super) metrics: &'a Arc<Metrics>,
+    /// Cancelled when clients are to go.
+    pub(super) draining: &'a CancellationToken,
+    /// Cancelled when upstreams need no longer be checked.
+    pub(super) stop: &'a CancellationToken,
+}
+
+/// All sites. It must run inside a Tokio runtime: their upstreams are checked from now on.
+pub(super) fn sites(config: &Config, parts: &Parts<'_>) -> Result<Vec<Arc<Site>>, UpstreamError> {
+    let sites = config.site.iter();
+    sites
+        .map(|site| Site::new(site, parts).map(Arc::new))
+        .collect()
 }
 
 impl Routes {
-    /// The routes of all sites that listen at an address. `kinds` has for each site what its routes
-    /// serve.
-    pub fn of_listener(
-        config: &Config,
-        listen: &Listen,
-        kinds: &[Vec<Kind>],
-        metrics: &Metrics,
-    ) -> Self {
-        let sites = config.site.iter().zip(kinds);
-        let sites = sites.filter(|(site, _)| site.listen.contains(listen));
+    /// The routes of all sites that listen at an address.
+    pub fn of_listener(sites: &[Arc<Site>], listen: &Listen) -> Self {
+        let sites = sites.iter().filter(|site| site.listen.contains(listen));
         Self {
-            sites: sites
-                .map(|(site, kinds)| Site::new(site, kinds, metrics))
-                .collect(),
+            sites: sites.cloned().collect(),
         }
     }
 
@@ -95,16 +92,19 @@ impl Routes {
 }
 
 impl Site {
-    fn new(config: &SiteConfig, kinds: &[Kind], metrics: &Metrics) -> Self {
-        let routes = config.route.iter().zip(kinds);
+    fn new(config: &SiteConfig, parts: &Parts<'_>) -> Result<Self, UpstreamError> {
+        let routes = config.route.iter();
         let mut routes: Vec<_> = routes
-            .map(|(route, kind)| Arc::new(Route::new(route, kind.clone(), metrics)))
-            .collect();
+            .map(|route| Route::new(route, parts).map(Arc::new))
+            .collect::<Result<_, _>>()?;
+        let recordings = recording_paths(config).into_iter();
+        routes.extend(recordings.map(|path| Arc::new(Route::of_recordings(path, parts.metrics))));
         routes.sort_by_key(|route| (!route.exact, std::cmp::Reverse(route.prefix.len())));
-        Self {
+        Ok(Self {
+            listen: config.listen.clone(),
             hosts: config.hosts.clone(),
             routes,
-        }
+        })
     }
 
     /// How exactly a host is named by this site; `None` if it is not.
@@ -122,14 +122,66 @@ impl Site {
     }
 }
 
+/// The paths below which the recordings of a site are read.
+fn recording_paths(config: &SiteConfig) -> BTreeSet<&str> {
+    let routes = config.route.iter();
+    routes
+        .filter_map(|route| match &route.kind {
+            RouteKind::Record(record) => Some(record.url_path.as_str()),
+            _ => None,
+        })
+        .collect()
+}
+
 impl Route {
-    fn new(config: &RouteConfig, kind: Kind, metrics: &Metrics) -> Self {
-        let prefix = config.path.strip_suffix('*');
+    fn new(config: &RouteConfig, parts: &Parts<'_>) -> Result<Self, UpstreamError> {
+        let pattern = &config.path;
+        let upstreams = |settings: &ReverseProxy| {
+            let upstreams = Upstreams::new(settings, parts.metrics.upstreams(pattern))?;
+            upstreams.start(parts.stop);
+            Ok(upstreams)
+        };
+        let forwarder = |upstreams| Arc::new(Forwarder::new(upstreams, pattern, parts));
+        let kind = match &config.kind {
+            RouteKind::Streams(streams) => {
+                Kind::Streams(Box::new(serve::Route::new(streams.clone())))
+            }
+            RouteKind::Record(record) => {
+                let upstreams = upstreams(&record.reverse_proxy())?;
+                let forwarder = forwarder(upstreams.clone());
+                let route = recorder::Route::new(pattern, *record.clone(), upstreams);
+                Kind::Record(Arc::new(route), forwarder)
+            }
+            RouteKind::ReverseProxy(settings) => {
+                Kind::ReverseProxy(forwarder(upstreams(settings)?))
+            }
+            RouteKind::Proxy(_) => Kind::Later,
+        };
+        Ok(Self::with(pattern, kind, parts.metrics))
+    }
+
+    /// The route by which recordings are read whose URLs begin with `path`.
+    fn of_recordings(path: &str, metrics: &Metrics) -> Self {
+        let pattern = format!("{}/*", path.trim_end_matches('/'));
+        let streams = Streams {
+            // Whoever has the URL may read it; a cache must not hand it on.
+            cache: CacheScope::Private,
+            ..Streams::default()
+        };
+        Self::with(
+            &pattern,
+            Kind::Recordings(Box::new(serve::Route::new(streams))),
+            metrics,
+        )
+    }
+
+    fn with(pattern: &str, kind: Kind, metrics: &Metrics) -> Self {
+        let prefix = pattern.strip_suffix('*');
         Self {
-            prefix: prefix.unwrap_or(&config.path).to_owned(),
+            prefix: prefix.unwrap_or(pattern).to_owned(),
             exact: prefix.is_none(),
             kind,
-            metrics: metrics.route(&config.path),
+            metrics: metrics.route(pattern),
         }
     }
 
@@ -144,13 +196,22 @@ impl Route {
     /// Whether pages of any origin may read errors of this route.
     pub fn cors(&self) -> bool {
         match &self.kind {
-            Kind::Streams(streams) => streams.config.cors,
-            Kind::ReverseProxy(_) | Kind::Later => false,
+            Kind::Streams(streams) | Kind::Recordings(streams) => streams.config.cors,
+            Kind::Record(..) | Kind::ReverseProxy(_) | Kind::Later => false,
         }
     }
 
     /// The stream that a URL's path names; the path is still percent-encoded.
     pub fn stream_path(&self, namespace: &str, path: &str) -> Result<StreamPath, ServeError> {
+        let below = self.below(path)?;
+        if below == "__ds" || below.starts_with("__ds/") {
+            return Err(ServeError::Subscriptions);
+        }
+        Ok(StreamPath::new(namespace, &below))
+    }
+
+    /// What a URL's path names below this route, decoded and safe.
+    pub fn below<'a>(&self, path: &'a str) -> Result<Cow<'a, str>, ServeError> {
         let below = if self.exact {
             // An exact route serves one stream, named like its path.
             path.trim_start_matches('/')
@@ -172,10 +233,7 @@ impl Route {
         {
             return Err(ServeError::Path("it holds a . or .. segment"));
         }
-        if decoded == "__ds" || decoded.starts_with("__ds/") {
-            return Err(ServeError::Subscriptions);
-        }
-        Ok(StreamPath::new(namespace, &decoded))
+        Ok(decoded)
     }
 }
 
@@ -186,15 +244,14 @@ mod tests {
     fn routes(text: &str) -> Routes {
         let config: Config = toml::from_str(text).unwrap();
         let listen = config.site[0].listen[0].clone();
-        let streams = |route: &RouteConfig| match &route.kind {
-            RouteKind::Streams(streams) => {
-                Kind::Streams(Arc::new(serve::Route::new(streams.clone())))
-            }
-            _ => Kind::Later,
+        let parts = Parts {
+            limits: &config.limits,
+            metrics: &Arc::default(),
+            draining: &CancellationToken::new(),
+            stop: &CancellationToken::new(),
         };
-        let of_site = |site: &SiteConfig| site.route.iter().map(streams).collect();
-        let kinds: Vec<_> = config.site.iter().map(of_site).collect();
-        Routes::of_listener(&config, &listen, &kinds, &Metrics::new())
+        let sites = sites(&config, &parts).unwrap();
+        Routes::of_listener(&sites, &listen)
     }
 
     const SITES: &str = r#"
@@ -216,7 +273,7 @@ mod tests {
         let routes = routes(SITES);
         routes.find(host, path).map(|route| match &route.kind {
             Kind::Streams(streams) => streams.config.namespace.clone(),
-            Kind::ReverseProxy(_) | Kind::Later => String::new(),
+            _ => String::new(),
         })
     }
 

@@ -6,6 +6,7 @@
 //! and methods, modes, statuses and reasons are closed sets. There is no label per stream.
 
 mod labels;
+mod recorder;
 mod registrar;
 mod requests;
 mod storage;
@@ -18,6 +19,7 @@ use parking_lot::Mutex;
 use prometheus::{Histogram, IntCounter, IntGauge, Registry, TextEncoder};
 
 pub use labels::{Live, Method, Mode, Refusal};
+pub use recorder::{Recordings, Way};
 use registrar::Registrar;
 pub use requests::RouteMetrics;
 use requests::Routes;
@@ -67,6 +69,8 @@ pub struct Metrics {
     pub expired_streams: IntCounter,
     /// Connections of clients that are open; [`Held`] counts one while it lives.
     pub open_connections: IntGauge,
+    /// Upstreams' answers that become streams.
+    pub recordings: Recordings,
     /// Lines of the log that were dropped because its reader was too slow;
     /// [`logs::init`](super::logs::init) takes a clone.
     pub dropped_log_lines: IntCounter,
@@ -128,6 +132,7 @@ impl Metrics {
                 "headwater_open_connections",
                 "Connections of clients that are open.",
             ),
+            recordings: Recordings::new(r),
             dropped_log_lines: r.counter(
                 "headwater_dropped_log_lines_total",
                 "Lines of the log that were dropped because its reader was too slow.",

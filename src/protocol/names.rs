@@ -13,6 +13,7 @@ headers! {
     STREAM_EXPIRES_AT = "stream-expires-at";
     STREAM_SEQ = "stream-seq";
     STREAM_CURSOR = "stream-cursor";
+    STREAM_URL = "stream-url";
     STREAM_NEXT_OFFSET = "stream-next-offset";
     STREAM_UP_TO_DATE = "stream-up-to-date";
     STREAM_CLOSED = "stream-closed";

@@ -9,7 +9,6 @@ use crate::protocol::json::JsonError;
 use crate::protocol::names;
 use crate::protocol::reply::Head;
 use crate::protocol::request::RequestError;
-use crate::upstream::ExchangeError;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use thiserror::Error;
@@ -59,16 +58,28 @@ pub enum ServeError {
     TooManyReaders,
     #[error("subscriptions are not served yet")]
     Subscriptions,
+    #[error("this URL only reads")]
+    ReadOnly,
+    #[error("the only action is abort")]
+    InvalidAction,
+    #[error("the URL is not signed")]
+    NotSigned,
+    #[error("the signature is not one for this URL")]
+    SignatureInvalid,
+    #[error("the URL has expired")]
+    SignatureExpired,
     #[error("tunnels are not served")]
     Tunnel,
     #[error("{}", upstream_words(*.0))]
     Upstream(UpstreamFailure),
-}
-
-impl From<ExchangeError> for ServeError {
-    fn from(error: ExchangeError) -> Self {
-        Self::Upstream(error.failure())
-    }
+    #[error("too many recordings are running; try again later")]
+    TooManyRecordings,
+    #[error("this caller has too many recordings running; try again later")]
+    CallerBusy,
+    #[error("the key was used for another request")]
+    KeyReused,
+    #[error("the recording was ended before its upstream answered")]
+    Aborted,
 }
 
 impl From<AppendError> for ServeError {
@@ -142,8 +153,16 @@ impl ServeError {
             Self::TooManyBodies => (S::SERVICE_UNAVAILABLE, "TOO_MANY_BODIES"),
             Self::TooManyReaders => (S::SERVICE_UNAVAILABLE, "TOO_MANY_READERS"),
             Self::Subscriptions => (S::NOT_IMPLEMENTED, "SUBSCRIPTIONS_NOT_IMPLEMENTED"),
-            Self::Tunnel => (S::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED"),
+            Self::ReadOnly | Self::Tunnel => (S::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED"),
+            Self::InvalidAction => (S::BAD_REQUEST, "INVALID_ACTION"),
+            Self::NotSigned => (S::UNAUTHORIZED, "MISSING_SIGNATURE"),
+            Self::SignatureInvalid => (S::UNAUTHORIZED, "SIGNATURE_INVALID"),
+            Self::SignatureExpired => (S::UNAUTHORIZED, "SIGNATURE_EXPIRED"),
             Self::Upstream(failure) => upstream_status(*failure),
+            Self::TooManyRecordings => (S::SERVICE_UNAVAILABLE, "TOO_MANY_RECORDINGS"),
+            Self::CallerBusy => (S::TOO_MANY_REQUESTS, "CALLER_BUSY"),
+            Self::KeyReused => (S::UNPROCESSABLE_ENTITY, "IDEMPOTENCY_KEY_REUSED"),
+            Self::Aborted => (S::CONFLICT, "RECORDING_ABORTED"),
         }
     }
 
@@ -153,6 +172,7 @@ impl ServeError {
             Self::BodyTooLarge { .. } => Some(Refusal::Body),
             Self::TooManyBodies => Some(Refusal::BodyMemory),
             Self::TooManyReaders => Some(Refusal::Readers),
+            Self::TooManyRecordings | Self::CallerBusy => Some(Refusal::Recordings),
             Self::Commit(CommitError::Overloaded) => Some(Refusal::Queue),
             Self::Refused(AppendRefusal::TooManyProducers(_)) => Some(Refusal::Producers),
             _ => None,
@@ -169,7 +189,11 @@ impl ServeError {
         let problem = HeaderValue::from_static("application/problem+json");
         head.set(header::CONTENT_TYPE, problem);
         head.set_no_store();
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        let busy = [
+            StatusCode::SERVICE_UNAVAILABLE,
+            StatusCode::TOO_MANY_REQUESTS,
+        ];
+        if busy.contains(&status) {
             head.set_number(header::RETRY_AFTER, RETRY_AFTER_SECONDS);
         }
         self.set_headers(&mut head);
@@ -201,6 +225,10 @@ impl ServeError {
             Self::Refused(AppendRefusal::SeqGap { expected, received }) => {
                 head.set_number(names::PRODUCER_EXPECTED_SEQ, *expected);
                 head.set_number(names::PRODUCER_RECEIVED_SEQ, *received);
+            }
+            Self::ReadOnly => {
+                let allowed = HeaderValue::from_static("GET, HEAD, PATCH, OPTIONS");
+                head.set(header::ALLOW, allowed);
             }
             Self::Request(RequestError::Method(_)) | Self::Tunnel => {
                 let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS");
@@ -277,9 +305,9 @@ fn upstream_words(failure: UpstreamFailure) -> &'static str {
         UpstreamFailure::Connect => "the upstream cannot be reached",
         UpstreamFailure::Tls => "no secure connection to the upstream came about",
         UpstreamFailure::Timeout => "the upstream did not answer in time",
-        UpstreamFailure::Broken => "the upstream broke off before its answer",
+        UpstreamFailure::Broken => "the upstream broke off before it answered",
         UpstreamFailure::Protocol => "the upstream did not answer in HTTP",
-        UpstreamFailure::NoUpstream => "no upstream is healthy; try again later",
+        UpstreamFailure::NoUpstream => "no upstream is there to take the request; try again later",
     }
 }
 

@@ -1,9 +1,11 @@
 //! Upstreams: which one gets a request, what is changed on the way, and one exchange with one.
 
+pub mod allow;
 mod backends;
 mod client;
 mod error;
 mod forwarded;
+pub mod guard;
 mod health;
 mod hop_by_hop;
 mod peer;

@@ -1,0 +1,271 @@
+//! One upstream call in a task of its own, from the request to the closing of the stream.
+
+use super::names::Scope;
+use super::note::Note;
+use super::open::{Opened, Request, Running};
+use super::playback::Playback;
+use super::pump::{Chunks, Pump};
+use super::recording::{Stage, Started};
+use super::route::Route;
+use super::{RecordError, Recorder};
+use crate::log::Create;
+use crate::log::state::CreateRequest;
+use crate::observe::metrics::Held;
+use crate::types::{Lifetime, Retention};
+use crate::upstream::{Exchange, ExchangeError, Picked};
+use bytes::Bytes;
+use http::header;
+use pingora::http::ResponseHeader;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+/// An upstream's answer while it comes.
+pub struct Response {
+    pub exchange: Exchange,
+    /// Counts the request for its upstream.
+    _picked: Picked,
+}
+
+impl Chunks for Response {
+    async fn next(&mut self) -> Result<Option<Bytes>, ExchangeError> {
+        self.exchange.next().await
+    }
+}
+
+/// How a call was answered.
+enum Answered {
+    Recording {
+        started: Arc<Started>,
+        head: Box<ResponseHeader>,
+    },
+    Passed(Box<Response>),
+}
+
+/// What a call holds while it runs.
+struct Call {
+    recorder: Arc<Recorder>,
+    route: Arc<Route>,
+    running: Running,
+    _permit: OwnedSemaphorePermit,
+    _caller: Caller,
+}
+
+type Answer = oneshot::Sender<Result<Answered, RecordError>>;
+
+impl Recorder {
+    /// Calls the upstream, in a task that does not end with its client.
+    pub(super) async fn call(
+        self: &Arc<Self>,
+        route: &Arc<Route>,
+        running: Running,
+        request: Request,
+    ) -> Result<Opened, RecordError> {
+        let permit = self.permits.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| RecordError::TooManyRecordings)?;
+        let caller = self.caller(route, &running, &request)?;
+        let path = running.recording.path.clone();
+        let reader = running.recording.enter();
+        let (answer, answered) = oneshot::channel();
+        let call = Call {
+            recorder: self.clone(),
+            route: route.clone(),
+            running,
+            _permit: permit,
+            _caller: caller,
+        };
+        tokio::spawn(call.run(request, answer));
+        match answered.await.unwrap_or(Err(RecordError::Aborted))? {
+            Answered::Passed(exchange) => Ok(Opened::Passed(exchange)),
+            Answered::Recording { started, head } => Ok(Opened::Recorded {
+                head,
+                path,
+                playback: Box::new(Playback::new(
+                    &self.log,
+                    &started,
+                    route.config.heartbeat,
+                    Some(reader),
+                )),
+            }),
+        }
+    }
+
+    /// Counts a recording of its caller: by credentials or, without any, by address.
+    fn caller(
+        self: &Arc<Self>,
+        route: &Route,
+        running: &Running,
+        request: &Request,
+    ) -> Result<Caller, RecordError> {
+        let headers = &request.head.headers;
+        let named = route
+            .credentials
+            .iter()
+            .any(|name| headers.contains_key(name));
+        let who = if named {
+            running.recording.asked.scope
+        } else {
+            self.naming.address(request.client.address)
+        };
+        let mut callers = self.callers.lock();
+        let count = callers.entry(who).or_default();
+        if *count >= route.config.recordings_per_caller_max {
+            return Err(RecordError::CallerBusy);
+        }
+        *count += 1;
+        Ok(Caller(self.clone(), who))
+    }
+}
+
+/// One of the recordings that a caller has running.
+struct Caller(Arc<Recorder>, Scope);
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        let mut callers = self.0.callers.lock();
+        if let Some(count) = callers.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                callers.remove(&self.1);
+            }
+        }
+    }
+}
+
+impl Call {
+    async fn run(self, request: Request, answer: Answer) {
+        let asked = Instant::now();
+        let metrics = &self.recorder.metrics.recordings;
+        let answered = async {
+            let response = self.called(request).await?;
+            metrics
+                .first_byte_seconds
+                .observe(asked.elapsed().as_secs_f64());
+            let head = &response.exchange.head;
+            if !self.route.records(head.status, &head.headers) {
+                return Ok((None, response));
+            }
+            let started = self.begin(head).await?;
+            Ok((Some(started), response))
+        };
+        let (started, mut response) = match answered.await {
+            Ok((Some(started), response)) => (started, response),
+            Ok((None, response)) => {
+                // Another request with the same key now calls for itself.
+                drop(self);
+                let _ = answer.send(Ok(Answered::Passed(Box::new(response))));
+                return;
+            }
+            Err(error) => {
+                drop(self);
+                let _ = answer.send(Err(error));
+                return;
+            }
+        };
+        let recording = &self.running.recording;
+        recording.come_to(Stage::Started(started.clone()));
+        let _ = answer.send(Ok(Answered::Recording {
+            started: started.clone(),
+            head: Box::new(response.exchange.head.clone()),
+        }));
+        let _running = Held::new(&metrics.running);
+        let pump = Pump::new(&self.recorder, &self.route, recording, &started);
+        let end = pump.run(&mut response).await;
+        metrics.ended(end.outcome).inc();
+        tracing::info!(
+            stream = recording.path.path(),
+            outcome = end.outcome.as_str(),
+            reason = end.reason.as_deref(),
+            seconds = asked.elapsed().as_secs_f64(),
+            "a recording ended"
+        );
+    }
+
+    /// Calls the upstream, as long as that is wanted.
+    async fn called(&self, request: Request) -> Result<Response, RecordError> {
+        let recording = &self.running.recording;
+        tokio::select! {
+            biased;
+            called = self.recorder.send(&self.route, request) => called,
+            () = recording.aborted() => Err(RecordError::Aborted),
+            () = self.route.left(&recording.readers) => Err(RecordError::Aborted),
+            () = self.recorder.interrupt.cancelled() => Err(RecordError::Stopping),
+        }
+    }
+
+    /// Makes the stream of an answer.
+    async fn begin(&self, head: &ResponseHeader) -> Result<Arc<Started>, RecordError> {
+        let recording = &self.running.recording;
+        let asked = &recording.asked;
+        let (status, headers) = (head.status, &head.headers);
+        let fingerprint = asked.fingerprint.clone();
+        let note = Note::new(status, headers, asked.scope, &asked.route, fingerprint);
+        let content_type = headers.get(header::CONTENT_TYPE);
+        let content_type = content_type.and_then(|value| value.to_str().ok());
+        let stream = self.recorder.log.stream(&recording.path).await?;
+        let request = CreateRequest {
+            content_type,
+            lifetime: Some(Lifetime::Ttl {
+                seconds: self.route.config.ttl.as_secs(),
+            }),
+            retention: None,
+            retention_default: Retention::default(),
+            closed: false,
+            fork: None,
+        };
+        let create = Create {
+            request,
+            frames: None,
+            note: Some(note.write()),
+            unfinished: true,
+        };
+        let created = self.recorder.log.create(&stream, create).await?;
+        Ok(Arc::new(Started {
+            stream,
+            meta: created.meta,
+            note,
+        }))
+    }
+}
+
+impl Recorder {
+    /// Sends a request, to another upstream if one cannot be reached, and waits for the head of the
+    /// answer.
+    async fn send(&self, route: &Route, request: Request) -> Result<Response, RecordError> {
+        let (upstreams, client) = (&route.upstreams, &request.client);
+        let mut tried = Vec::new();
+        loop {
+            let picked = upstreams.pick(&request.head, client, &tried).await;
+            let picked = picked.ok_or(RecordError::NoUpstream)?;
+            let mut head = request.head.clone();
+            upstreams.prepare(&mut head, client, &picked);
+            // Readers of the stream could not undo a compression.
+            let _ = head.insert_header(header::ACCEPT_ENCODING, "identity");
+            let body = request.body.clone();
+            let sent = self
+                .client
+                .send(&picked.peer, head, body, route.config.headers_timeout);
+            match sent.await {
+                Ok(mut exchange) => {
+                    self.metrics.recordings.calls.inc();
+                    upstreams.prepare_response(&mut exchange.head);
+                    return Ok(Response {
+                        exchange,
+                        _picked: picked,
+                    });
+                }
+                // Nothing was sent, so another may be tried.
+                Err(ExchangeError::Connect(_) | ExchangeError::Tls(_))
+                    if tried.len() < upstreams.retries =>
+                {
+                    tried.push(picked.address().clone());
+                }
+                Err(error) => {
+                    upstreams.metrics.failed(error.failure());
+                    tracing::warn!(upstream = picked.authority(), cause = %error.cause(), "{error}");
+                    return Err(error.into());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! From a request at a record route to what answers it: a recording that is there, or a call.
+
+use super::call::Response;
+use super::names::{EventId, Id, fingerprint};
+use super::note::Note;
+use super::playback::Playback;
+use super::recording::{Asked, Recording, Stage, Started};
+use super::route::Route;
+use super::{RecordError, Recorder};
+use crate::observe::metrics::Way;
+use crate::types::{StreamEnd, StreamPath};
+use crate::upstream::ClientFacts;
+use bytes::Bytes;
+use http::HeaderName;
+use pingora::http::{RequestHeader, ResponseHeader};
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// A request at a record route.
+pub struct Request {
+    pub head: RequestHeader,
+    pub body: Bytes,
+    pub client: ClientFacts,
+}
+
+/// What answers a request.
+pub enum Opened {
+    /// A recording, from its beginning or from the event that the client saw last.
+    Recorded {
+        head: Box<ResponseHeader>,
+        path: StreamPath,
+        playback: Box<Playback>,
+    },
+    /// The recording has ended, and the client has all of it.
+    Complete {
+        path: StreamPath,
+        end: Option<Arc<StreamEnd>>,
+    },
+    /// An answer that is not recorded.
+    Passed(Box<Response>),
+}
+
+/// The recording that a request means.
+struct Wanted {
+    path: StreamPath,
+    id: Id,
+    asked: Asked,
+    /// Whether only the same request may attach.
+    keyed: bool,
+    last_event: Option<LastEvent>,
+}
+
+/// The event that the client saw last.
+enum LastEvent {
+    Ours(EventId),
+    /// By an id of the upstream's own.
+    Theirs(String),
+}
+
+impl Recorder {
+    /// Answers a request: attaches it to the recording that it names, or calls the upstream.
+    pub async fn open(
+        self: &Arc<Self>,
+        route: &Arc<Route>,
+        mut request: Request,
+    ) -> Result<Opened, RecordError> {
+        let mut wanted = self.wanted(route, &request);
+        let may_be_there = wanted.keyed || matches!(wanted.last_event, Some(LastEvent::Ours(_)));
+        loop {
+            if may_be_there && let Some(opened) = self.attach(route, &wanted).await? {
+                return Ok(opened);
+            }
+            if !wanted.keyed && may_be_there {
+                // What the client saw is gone, so the upstream is asked anew, with no id of ours.
+                request.head.remove_header(&LAST_EVENT_ID);
+                (wanted.id, wanted.last_event) = (Id::random(), None);
+                wanted.path = route.stream(wanted.id);
+            }
+            let Some(recording) = self.claim(&wanted) else {
+                // Somebody else was faster with the same key.
+                continue;
+            };
+            if wanted.keyed && self.is_stored(&wanted.path).await? {
+                continue;
+            }
+            return self.call(route, recording, request).await;
+        }
+    }
+
+    fn wanted(&self, route: &Route, request: &Request) -> Wanted {
+        let headers = &request.head.headers;
+        let scope = self.naming.scope(&route.credentials, headers);
+        let key = headers.get(&route.idempotency);
+        let last_event = headers
+            .get(LAST_EVENT_ID)
+            .and_then(|value| value.to_str().ok())
+            .map(|text| match EventId::parse(text) {
+                Some(id) => LastEvent::Ours(id),
+                None => LastEvent::Theirs(text.to_owned()),
+            });
+        let id = match (key, &last_event) {
+            (Some(key), _) => self.naming.keyed(&route.name, scope, key.as_bytes()),
+            (None, Some(LastEvent::Ours(event))) => event.recording,
+            (None, _) => Id::random(),
+        };
+        let head = &request.head;
+        let target = head
+            .uri
+            .path_and_query()
+            .map_or("", |target| target.as_str());
+        Wanted {
+            path: route.stream(id),
+            id,
+            asked: Asked {
+                route: route.name.clone(),
+                scope,
+                fingerprint: fingerprint(head.method.as_str(), target, &request.body),
+            },
+            keyed: key.is_some(),
+            last_event,
+        }
+    }
+
+    /// Takes a name for a new recording; `None` if one with this name is running.
+    fn claim(self: &Arc<Self>, wanted: &Wanted) -> Option<Running> {
+        match self.running.lock().entry(wanted.path.clone()) {
+            Entry::Occupied(_) => None,
+            Entry::Vacant(entry) => {
+                let recording =
+                    Recording::new(wanted.path.clone(), wanted.id, wanted.asked.clone());
+                let recording = entry.insert(Arc::new(recording)).clone();
+                Some(Running {
+                    recorder: self.clone(),
+                    recording,
+                })
+            }
+        }
+    }
+
+    async fn is_stored(&self, path: &StreamPath) -> Result<bool, RecordError> {
+        let stream = self.log.stream(path).await?;
+        Ok(stream.view(self.clock.now_ms()).is_ok())
+    }
+
+    /// Attaches to a recording that runs or is stored; `None` if there is none for this caller.
+    async fn attach(&self, route: &Route, wanted: &Wanted) -> Result<Option<Opened>, RecordError> {
+        if let Some(recording) = self.running(&wanted.path) {
+            let asked = &recording.asked;
+            if asked.scope != wanted.asked.scope || asked.route != wanted.asked.route {
+                return Ok(None);
+            }
+            check_same(wanted, &asked.fingerprint)?;
+            let reader = recording.enter();
+            if let Some(started) = recording.started().await {
+                let opened = self.play(route, wanted, &started, Some(reader)).await?;
+                return Ok(Some(opened));
+            }
+        }
+        let stream = self.log.stream(&wanted.path).await?;
+        let Ok(view) = stream.view(self.clock.now_ms()) else {
+            return Ok(None);
+        };
+        let note = view.meta.note.as_deref().and_then(Note::read);
+        let Some(note) = note.filter(|note| note.is_of(wanted.asked.scope, &wanted.asked.route))
+        else {
+            return Ok(None);
+        };
+        check_same(wanted, note.fingerprint())?;
+        let started = Started {
+            stream,
+            meta: view.meta,
+            note,
+        };
+        let opened = self.play(route, wanted, &started, None).await?;
+        Ok(Some(opened))
+    }
+
+    /// The answer of a recording for a client that may have seen a part of it.
+    async fn play(
+        &self,
+        route: &Route,
+        wanted: &Wanted,
+        started: &Started,
+        reader: Option<super::Reader>,
+    ) -> Result<Opened, RecordError> {
+        self.log.touch(&started.stream);
+        let path = started.stream.path().clone();
+        let mut playback = Playback::new(&self.log, started, route.config.heartbeat, reader);
+        let Some(last_event) = &wanted.last_event else {
+            self.metrics.recordings.attached(Way::Key).inc();
+            return Ok(recorded(started, path, playback));
+        };
+        self.metrics.recordings.attached(Way::LastEvent).inc();
+        match last_event {
+            LastEvent::Ours(id) => playback.skip_behind(&id.to_string(), id.position).await?,
+            LastEvent::Theirs(id) => playback.skip_behind(id, 0).await?,
+        }
+        Ok(match playback.is_over().await? {
+            Some(end) => Opened::Complete { path, end },
+            None => recorded(started, path, playback),
+        })
+    }
+}
+
+fn recorded(started: &Started, path: StreamPath, playback: Playback) -> Opened {
+    Opened::Recorded {
+        head: Box::new(started.note.head()),
+        path,
+        playback: Box::new(playback),
+    }
+}
+
+/// A running recording: it is in the list of those, until this is dropped.
+pub(super) struct Running {
+    recorder: Arc<Recorder>,
+    pub(super) recording: Arc<Recording>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.recorder.running.lock().remove(&self.recording.path);
+        // After that: who waited looks for the stream.
+        self.recording.come_to(Stage::Over);
+    }
+}
+
+/// The same key must not stand for two requests.
+fn check_same(wanted: &Wanted, fingerprint: &str) -> Result<(), RecordError> {
+    if wanted.keyed && wanted.asked.fingerprint != fingerprint {
+        return Err(RecordError::KeyReused);
+    }
+    Ok(())
+}
