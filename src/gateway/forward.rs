@@ -2,7 +2,7 @@
 
 use super::body::content_length;
 use super::respond::{self, CLIENT_LEFT};
-use super::routes::Parts;
+use super::routes::Building;
 use super::session::{access, client_facts};
 use crate::observe::access::Finished;
 use crate::observe::metrics::{
@@ -48,8 +48,8 @@ pub struct Forwarder {
 
 impl Forwarder {
     /// For the route with this path pattern.
-    pub(super) fn new(upstreams: Arc<Upstreams>, pattern: &str, parts: &Parts<'_>) -> Self {
-        let limits = parts.limits;
+    pub(super) fn new(upstreams: Arc<Upstreams>, pattern: &str, building: &Building<'_>) -> Self {
+        let limits = building.limits;
         let conf = ServerConf {
             upstream_keepalive_pool_size: POOL_CONNECTIONS_MAX,
             max_retries: 1 + upstreams.retries + SPARE_ATTEMPTS,
@@ -57,13 +57,13 @@ impl Forwarder {
         };
         let forward = Forward {
             upstreams: upstreams.clone(),
-            route: parts.metrics.route(pattern),
-            metrics: parts.metrics.clone(),
+            route: building.metrics.route(pattern),
+            metrics: building.metrics.clone(),
             keeping: Keeping {
                 idle_seconds: limits.idle_timeout.as_secs().max(1),
                 body_timeout: limits.body_timeout,
                 write_timeout: limits.write_timeout,
-                draining: parts.draining.clone(),
+                draining: building.draining.clone(),
             },
         };
         Self {

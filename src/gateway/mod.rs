@@ -4,6 +4,7 @@ mod body;
 mod connection;
 mod forward;
 mod listen;
+mod proxy_protocol;
 mod record;
 mod recordings;
 mod respond;

@@ -1,12 +1,14 @@
 //! Which route a request takes: by listener, host and path.
 
 use super::forward::Forwarder;
+use super::proxy_protocol::Proxy;
 use crate::config::{
     CacheScope, Config, Limits, Listen, ReverseProxy, Route as RouteConfig, RouteKind,
     Site as SiteConfig, Streams,
 };
 use crate::observe::metrics::{Metrics, RouteMetrics};
-use crate::recorder;
+use crate::recorder::sign::Signer;
+use crate::recorder::{self, Recorder};
 use crate::serve::{self, ServeError};
 use crate::types::StreamPath;
 use crate::upstream::{UpstreamError, Upstreams};
@@ -46,27 +48,37 @@ pub enum Kind {
     /// Upstreams.
     ReverseProxy(Arc<Forwarder>),
     /// The streams of recordings, by their signed URLs.
-    Recordings(Box<serve::Route>),
-    /// Not served yet.
-    Later,
+    Recordings(Box<Recordings>),
+    /// The proxy protocol.
+    Proxy(Box<Proxy>),
+}
+
+/// The streams of recordings, by their signed URLs.
+pub struct Recordings {
+    pub streams: serve::Route,
+    pub signer: Signer,
+}
+
+/// All sites. It must run inside a Tokio runtime: their upstreams are checked from now on.
+pub(super) fn sites(
+    config: &Config,
+    building: &Building<'_>,
+) -> Result<Vec<Arc<Site>>, UpstreamError> {
+    let sites = config.site.iter();
+    sites
+        .map(|site| Site::new(site, building).map(Arc::new))
+        .collect()
 }
 
 /// What routes are made with.
-pub(super) struct Parts<'a> {
+pub(super) struct Building<'a> {
     pub(super) limits: &'a Limits,
     pub(super) metrics: &'a Arc<Metrics>,
+    pub(super) recorder: &'a Recorder,
     /// Cancelled when clients are to go.
     pub(super) draining: &'a CancellationToken,
     /// Cancelled when upstreams need no longer be checked.
     pub(super) stop: &'a CancellationToken,
-}
-
-/// All sites. It must run inside a Tokio runtime: their upstreams are checked from now on.
-pub(super) fn sites(config: &Config, parts: &Parts<'_>) -> Result<Vec<Arc<Site>>, UpstreamError> {
-    let sites = config.site.iter();
-    sites
-        .map(|site| Site::new(site, parts).map(Arc::new))
-        .collect()
 }
 
 impl Routes {
@@ -92,19 +104,23 @@ impl Routes {
 }
 
 impl Site {
-    fn new(config: &SiteConfig, parts: &Parts<'_>) -> Result<Self, UpstreamError> {
+    fn new(config: &SiteConfig, building: &Building<'_>) -> Result<Self, UpstreamError> {
         let routes = config.route.iter();
         let mut routes: Vec<_> = routes
-            .map(|route| Route::new(route, parts).map(Arc::new))
+            .map(|route| Route::new(route, building).map(Arc::new))
             .collect::<Result<_, _>>()?;
         let recordings = recording_paths(config).into_iter();
-        routes.extend(recordings.map(|path| Arc::new(Route::of_recordings(path, parts.metrics))));
+        routes.extend(recordings.map(|path| Arc::new(Route::of_recordings(path, building))));
+        Ok(Self::with(config, routes))
+    }
+
+    fn with(config: &SiteConfig, mut routes: Vec<Arc<Route>>) -> Self {
         routes.sort_by_key(|route| (!route.exact, std::cmp::Reverse(route.prefix.len())));
-        Ok(Self {
+        Self {
             listen: config.listen.clone(),
             hosts: config.hosts.clone(),
             routes,
-        })
+        }
     }
 
     /// How exactly a host is named by this site; `None` if it is not.
@@ -122,6 +138,21 @@ impl Site {
     }
 }
 
+/// How the streams of recordings are served. Whoever has a URL may read; a cache must not hand it
+/// on.
+pub(super) fn recorded_streams(cors: bool) -> serve::Route {
+    serve::Route::new(Streams {
+        cache: CacheScope::Private,
+        cors,
+        ..Streams::default()
+    })
+}
+
+/// The path of a `proxy` route, below which its recordings are.
+fn base_path(pattern: &str) -> &str {
+    pattern.trim_end_matches('*').trim_end_matches('/')
+}
+
 /// The paths below which the recordings of a site are read.
 fn recording_paths(config: &SiteConfig) -> BTreeSet<&str> {
     let routes = config.route.iter();
@@ -134,14 +165,20 @@ fn recording_paths(config: &SiteConfig) -> BTreeSet<&str> {
 }
 
 impl Route {
-    fn new(config: &RouteConfig, parts: &Parts<'_>) -> Result<Self, UpstreamError> {
+    fn new(config: &RouteConfig, building: &Building<'_>) -> Result<Self, UpstreamError> {
+        let Building {
+            metrics,
+            recorder,
+            stop,
+            ..
+        } = building;
         let pattern = &config.path;
         let upstreams = |settings: &ReverseProxy| {
-            let upstreams = Upstreams::new(settings, parts.metrics.upstreams(pattern))?;
-            upstreams.start(parts.stop);
+            let upstreams = Upstreams::new(settings, metrics.upstreams(pattern))?;
+            upstreams.start(stop);
             Ok(upstreams)
         };
-        let forwarder = |upstreams| Arc::new(Forwarder::new(upstreams, pattern, parts));
+        let forwarder = |upstreams| Arc::new(Forwarder::new(upstreams, pattern, building));
         let kind = match &config.kind {
             RouteKind::Streams(streams) => {
                 Kind::Streams(Box::new(serve::Route::new(streams.clone())))
@@ -149,55 +186,65 @@ impl Route {
             RouteKind::Record(record) => {
                 let upstreams = upstreams(&record.reverse_proxy())?;
                 let forwarder = forwarder(upstreams.clone());
-                let route = recorder::Route::new(pattern, *record.clone(), upstreams);
-                Kind::Record(Arc::new(route), forwarder)
+                Kind::Record(
+                    Arc::new(recorder.route(pattern, record, upstreams)),
+                    forwarder,
+                )
+            }
+            RouteKind::Proxy(proxy) => {
+                let base = base_path(pattern);
+                let route = recorder.proxy_route(base, proxy)?;
+                Kind::Proxy(Box::new(Proxy::new(proxy, route)))
             }
             RouteKind::ReverseProxy(settings) => {
                 Kind::ReverseProxy(forwarder(upstreams(settings)?))
             }
-            RouteKind::Proxy(_) => Kind::Later,
         };
-        Ok(Self::with(pattern, kind, parts.metrics))
+        Ok(Self::with(pattern, kind, metrics))
     }
 
     /// The route by which recordings are read whose URLs begin with `path`.
-    fn of_recordings(path: &str, metrics: &Metrics) -> Self {
+    fn of_recordings(path: &str, building: &Building<'_>) -> Self {
         let pattern = format!("{}/*", path.trim_end_matches('/'));
-        let streams = Streams {
-            // Whoever has the URL may read it; a cache must not hand it on.
-            cache: CacheScope::Private,
-            ..Streams::default()
+        let recordings = Recordings {
+            streams: recorded_streams(true),
+            signer: building.recorder.signer(),
         };
-        Self::with(
-            &pattern,
-            Kind::Recordings(Box::new(serve::Route::new(streams))),
-            metrics,
-        )
+        let kind = Kind::Recordings(Box::new(recordings));
+        Self::with(&pattern, kind, building.metrics)
     }
 
     fn with(pattern: &str, kind: Kind, metrics: &Metrics) -> Self {
         let prefix = pattern.strip_suffix('*');
+        let (prefix, exact) = match kind {
+            // The path itself, and what is below it.
+            Kind::Proxy(_) => (base_path(pattern), false),
+            _ => (prefix.unwrap_or(pattern), prefix.is_none()),
+        };
         Self {
-            prefix: prefix.unwrap_or(pattern).to_owned(),
-            exact: prefix.is_none(),
+            prefix: prefix.to_owned(),
+            exact,
             kind,
             metrics: metrics.route(pattern),
         }
     }
 
     fn matches(&self, path: &str) -> bool {
-        if self.exact {
-            path == self.prefix
-        } else {
-            path.starts_with(&self.prefix)
+        match path.strip_prefix(&self.prefix) {
+            Some("") => true,
+            Some(_) if self.exact => false,
+            Some(below) => self.prefix.ends_with('/') || below.starts_with('/'),
+            None => false,
         }
     }
 
     /// Whether pages of any origin may read errors of this route.
     pub fn cors(&self) -> bool {
         match &self.kind {
-            Kind::Streams(streams) | Kind::Recordings(streams) => streams.config.cors,
-            Kind::Record(..) | Kind::ReverseProxy(_) | Kind::Later => false,
+            Kind::Streams(streams) => streams.config.cors,
+            Kind::Recordings(recordings) => recordings.streams.config.cors,
+            Kind::Proxy(proxy) => proxy.streams.config.cors,
+            Kind::Record(..) | Kind::ReverseProxy(_) => false,
         }
     }
 
@@ -210,6 +257,15 @@ impl Route {
         Ok(StreamPath::new(namespace, &below))
     }
 
+    /// The one part of a path that lies below this route, if there is one.
+    pub fn segment<'a>(&self, path: &'a str) -> Result<Option<Cow<'a, str>>, ServeError> {
+        let below = path.strip_prefix(&self.prefix).ok_or(ServeError::NoRoute)?;
+        match below.strip_prefix('/').unwrap_or(below) {
+            "" => Ok(None),
+            segment => decode(segment).map(Some),
+        }
+    }
+
     /// What a URL's path names below this route, decoded and safe.
     pub fn below<'a>(&self, path: &'a str) -> Result<Cow<'a, str>, ServeError> {
         let below = if self.exact {
@@ -218,23 +274,27 @@ impl Route {
         } else {
             path.strip_prefix(&self.prefix).ok_or(ServeError::NoRoute)?
         };
-        let decoded = percent_decode_str(below)
-            .decode_utf8()
-            .map_err(|_| ServeError::Path("it is not UTF-8"))?;
-        if decoded.is_empty() {
-            return Err(ServeError::Path("it is empty"));
-        }
-        if decoded.chars().any(char::is_control) {
-            return Err(ServeError::Path("it holds a control character"));
-        }
-        if decoded
-            .split('/')
-            .any(|segment| matches!(segment, "." | ".."))
-        {
-            return Err(ServeError::Path("it holds a . or .. segment"));
-        }
-        Ok(decoded)
+        decode(below)
     }
+}
+
+fn decode(path: &str) -> Result<Cow<'_, str>, ServeError> {
+    let decoded = percent_decode_str(path)
+        .decode_utf8()
+        .map_err(|_| ServeError::Path("it is not UTF-8"))?;
+    if decoded.is_empty() {
+        return Err(ServeError::Path("it is empty"));
+    }
+    if decoded.chars().any(char::is_control) {
+        return Err(ServeError::Path("it holds a control character"));
+    }
+    if decoded
+        .split('/')
+        .any(|segment| matches!(segment, "." | ".."))
+    {
+        return Err(ServeError::Path("it holds a . or .. segment"));
+    }
+    Ok(decoded)
 }
 
 #[cfg(test)]
@@ -244,13 +304,17 @@ mod tests {
     fn routes(text: &str) -> Routes {
         let config: Config = toml::from_str(text).unwrap();
         let listen = config.site[0].listen[0].clone();
-        let parts = Parts {
-            limits: &config.limits,
-            metrics: &Arc::default(),
-            draining: &CancellationToken::new(),
-            stop: &CancellationToken::new(),
+        let metrics = Metrics::new();
+        let route = |route: &RouteConfig| {
+            let RouteKind::Streams(streams) = &route.kind else {
+                panic!("the tests are about routes of streams");
+            };
+            let kind = Kind::Streams(Box::new(serve::Route::new(streams.clone())));
+            Arc::new(Route::with(&route.path, kind, &metrics))
         };
-        let sites = sites(&config, &parts).unwrap();
+        let site =
+            |site: &SiteConfig| Arc::new(Site::with(site, site.route.iter().map(route).collect()));
+        let sites: Vec<_> = config.site.iter().map(site).collect();
         Routes::of_listener(&sites, &listen)
     }
 

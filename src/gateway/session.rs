@@ -117,7 +117,11 @@ impl Gateway {
                     self.server.metrics.refused(refusal).inc();
                 }
                 Box::pin(self.bodies.drain(session)).await;
-                self.respond(session, error.into_reply(cors), &asked).await
+                let reply = match route.as_ref().map(|route| &route.kind) {
+                    Some(Kind::Proxy(proxy)) => proxy.error(error),
+                    _ => error.into_reply(cors),
+                };
+                self.respond(session, reply, &asked).await
             }
         };
         self.finished(session, &asked, &sent);
@@ -173,8 +177,10 @@ impl Gateway {
             }
             Kind::Record(record, _) => self.record(session, record, asked).await,
             Kind::ReverseProxy(forwarder) => forwarder.accept(session).map(Answer::Forward),
-            Kind::Recordings(streams) => self.recordings(session, route, streams, asked).await,
-            Kind::Later => Err(ServeError::NoRoute),
+            Kind::Recordings(recordings) => {
+                self.recordings(session, route, recordings, asked).await
+            }
+            Kind::Proxy(proxy) => self.proxy(session, route, proxy, asked).await,
         }
     }
 
