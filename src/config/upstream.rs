@@ -33,6 +33,7 @@ macro_rules! upstream_settings {
             /// What is hashed, with `balance = "hash"`: `path`, `client` (its address), or
             /// `header:` and the name of a request header.
             #[serde(default)]
+            #[schemars(with = "String")]
             pub hash_by: $crate::config::HashBy,
 
             /// How upstreams are checked, so that one that is down is left out. Without it, none is.
