@@ -62,7 +62,7 @@ pub struct Recordings {
 pub(super) fn sites(
     config: &Config,
     metrics: &Metrics,
-    recorder: &Recorder,
+    recorder: &Arc<Recorder>,
     stop: &CancellationToken,
 ) -> Result<Vec<Arc<Site>>, UpstreamError> {
     let building = Building {
@@ -79,7 +79,7 @@ pub(super) fn sites(
 /// What routes are made with.
 struct Building<'a> {
     metrics: &'a Metrics,
-    recorder: &'a Recorder,
+    recorder: &'a Arc<Recorder>,
     stop: &'a CancellationToken,
 }
 
@@ -181,7 +181,12 @@ impl Route {
             }
             RouteKind::Record(record) => {
                 let upstreams = upstreams(&record.reverse_proxy())?;
-                Kind::Record(Arc::new(recorder.route(pattern, record, upstreams)))
+                let route = Arc::new(recorder.route(pattern, record, upstreams));
+                if record.share && record.always {
+                    let kept = Arc::clone(recorder).keep(route.clone(), pattern.clone());
+                    tokio::spawn(kept);
+                }
+                Kind::Record(route)
             }
             RouteKind::Proxy(proxy) => {
                 let base = base_path(pattern);

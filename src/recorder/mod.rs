@@ -6,7 +6,9 @@
 
 mod call;
 mod events;
+mod feed;
 mod framing;
+mod last_id;
 mod names;
 mod note;
 mod open;
@@ -152,10 +154,8 @@ impl From<RecordError> for ServeError {
         match error {
             RecordError::NoUpstream => Self::NoUpstream,
             RecordError::Guard(GuardError::Refused) => Self::UpstreamNotAllowed,
-            RecordError::Guard(GuardError::Lookup(_) | GuardError::NoAddress) => {
-                Self::UpstreamUnreachable
-            }
-            RecordError::Exchange(ExchangeError::Connect(_) | ExchangeError::Tls(_)) => {
+            RecordError::Guard(GuardError::Lookup(_) | GuardError::NoAddress)
+            | RecordError::Exchange(ExchangeError::Connect(_) | ExchangeError::Tls(_)) => {
                 Self::UpstreamUnreachable
             }
             RecordError::Exchange(ExchangeError::Timeout(_)) => Self::UpstreamTimeout,
