@@ -33,7 +33,7 @@ pub use upstream::Response;
 use crate::clock::Clock;
 use crate::config;
 use crate::log::{CommitError, CreateError, Log, ReadError};
-use crate::observe::metrics::Metrics;
+use crate::observe::metrics::{Metrics, UpstreamFailure};
 use crate::serve::ServeError;
 use crate::types::StreamPath;
 use crate::upstream::guard::GuardError;
@@ -152,16 +152,12 @@ impl Recorder {
 impl From<RecordError> for ServeError {
     fn from(error: RecordError) -> Self {
         match error {
-            RecordError::NoUpstream => Self::NoUpstream,
+            RecordError::NoUpstream => Self::Upstream(UpstreamFailure::NoUpstream),
             RecordError::Guard(GuardError::Refused) => Self::UpstreamNotAllowed,
-            RecordError::Guard(GuardError::Lookup(_) | GuardError::NoAddress)
-            | RecordError::Exchange(ExchangeError::Connect(_) | ExchangeError::Tls(_)) => {
-                Self::UpstreamUnreachable
+            RecordError::Guard(GuardError::Lookup(_) | GuardError::NoAddress) => {
+                Self::Upstream(UpstreamFailure::Connect)
             }
-            RecordError::Exchange(ExchangeError::Timeout(_)) => Self::UpstreamTimeout,
-            RecordError::Exchange(ExchangeError::Broken(_) | ExchangeError::Protocol(_)) => {
-                Self::UpstreamBroke
-            }
+            RecordError::Exchange(error) => Self::Upstream(error.failure()),
             RecordError::TooManyRecordings => Self::TooManyRecordings,
             RecordError::CallerBusy => Self::CallerBusy,
             RecordError::KeyReused => Self::KeyReused,
