@@ -13,7 +13,6 @@ use crate::observe::logs;
 use crate::observe::metrics::Metrics;
 use crate::recorder::{RecordError, Recorder};
 use crate::serve::Server;
-use crate::upstream::Client;
 use pingora::server::ListenFds;
 use pingora::services::Service as _;
 use pingora::services::listening::Service;
@@ -167,7 +166,6 @@ fn start_recorder(config: &Config, server: &Arc<Server>) -> Arc<Recorder> {
         server.log.clone(),
         server.clock.clone(),
         server.metrics.clone(),
-        Client::new(),
         config.limits.recordings_max,
     ))
 }

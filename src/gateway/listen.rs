@@ -46,7 +46,7 @@ pub fn services(
     recorder: &Arc<Recorder>,
     stop: &CancellationToken,
 ) -> Result<Vec<Service<Connections>>, ListenError> {
-    let sites = routes::sites(config, &server.metrics, stop)?;
+    let sites = routes::sites(config, &server.metrics, recorder, stop)?;
     let addresses: BTreeSet<&Listen> = config.site.iter().flat_map(|site| &site.listen).collect();
     let open = Arc::new(Semaphore::new(config.limits.connections_max));
     addresses

@@ -3,6 +3,7 @@
 mod body;
 mod connection;
 mod listen;
+mod proxy_protocol;
 mod record;
 mod recordings;
 mod respond;

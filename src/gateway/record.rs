@@ -26,6 +26,7 @@ impl Gateway {
             head: session.req_header().clone(),
             body: body.bytes.clone(),
             client: client_facts(session),
+            allowed: None,
         };
         // Boxed: most of the waiting is for the upstream.
         let mut opened = Box::pin(self.recorder.open(route, request));
@@ -59,9 +60,15 @@ impl Gateway {
     }
 
     /// The URL at which anybody who has it can read the stream of a recording.
-    fn stream_url(&self, session: &ServerSession, route: &Route, path: &StreamPath) -> String {
-        let base = base_url(session, route.config.base_url.as_deref());
-        format!("{base}{}", self.recorder.stream_url(route, path))
+    pub(super) fn stream_url(
+        &self,
+        session: &ServerSession,
+        route: &Route,
+        path: &StreamPath,
+    ) -> String {
+        let base = base_url(session, route.base_url.as_deref());
+        let now_ms = self.server.clock.now_ms();
+        format!("{base}{}", route.stream_url(path, now_ms))
     }
 }
 

@@ -1,11 +1,11 @@
 //! The URLs of recordings: whoever has one reads the stream, or ends the upstream call.
 
-use super::routes::Route;
+use super::routes::{Recordings, Route};
 use super::session::{Answer, Asked, Gateway, mode};
 use crate::observe::metrics::Way;
 use crate::protocol::reply::Head;
 use crate::protocol::request::{self, Command};
-use crate::serve::{self, Body, Reply, ServeError, Target};
+use crate::serve::{Body, Reply, ServeError, Target};
 use crate::types::StreamPath;
 use http::{Method, StatusCode};
 use pingora::protocols::http::ServerSession;
@@ -16,18 +16,24 @@ impl Gateway {
         &self,
         session: &mut ServerSession,
         route: &Route,
-        streams: &serve::Route,
+        recordings: &Recordings,
         asked: &mut Asked,
     ) -> Result<Answer, ServeError> {
         let request = session.req_header();
         let path = recorded_path(route, request.uri.path())?;
         let query = request.uri.query().unwrap_or_default();
         if request.method != Method::OPTIONS {
-            self.recorder.verify(&path, query)?;
+            let now_s = self.server.clock.now_ms() / 1000;
+            recordings.signer.verify(path.key(), query, now_s)?;
         }
+        let streams = &recordings.streams;
         if request.method == Method::PATCH {
             self.bodies.drain(session).await;
-            return self.abort(session, &path, streams).await;
+            self.abort(session, &path).await?;
+            let mut head = Head::new(StatusCode::NO_CONTENT, streams.config.cors);
+            head.set_no_store();
+            let body = Body::Empty;
+            return Ok(Answer::Reply(Reply { head, body }));
         }
         let command = request::parse(&request.method, Some(query), &request.headers)?;
         asked.mode = mode(&command);
@@ -58,12 +64,11 @@ impl Gateway {
     }
 
     /// PATCH with `action=abort`: what came so far stays.
-    async fn abort(
+    pub(super) async fn abort(
         &self,
         session: &ServerSession,
         path: &StreamPath,
-        streams: &serve::Route,
-    ) -> Result<Answer, ServeError> {
+    ) -> Result<(), ServeError> {
         let query = session.req_header().uri.query().unwrap_or_default();
         if !query
             .split('&')
@@ -75,10 +80,7 @@ impl Gateway {
             Some(recording) => recording.abort().await,
             None => drop(self.server.view(path).await?),
         }
-        let mut head = Head::new(StatusCode::NO_CONTENT, streams.config.cors);
-        head.set_no_store();
-        let body = Body::Empty;
-        Ok(Answer::Reply(Reply { head, body }))
+        Ok(())
     }
 }
 

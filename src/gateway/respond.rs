@@ -206,7 +206,7 @@ pub(super) async fn play(
 
 /// Passes an upstream's answer on as it comes.
 pub(super) async fn pass(session: &mut ServerSession, mut response: Response) -> Sent {
-    let head = Box::new(response.exchange.head.clone());
+    let head = Box::new(response.head.clone());
     let mut sent = Sent::new(head.status);
     let bodiless = matches!(
         head.status,
@@ -222,7 +222,7 @@ pub(super) async fn pass(session: &mut ServerSession, mut response: Response) ->
         loop {
             let next = tokio::select! {
                 biased;
-                next = response.exchange.next() => next,
+                next = response.next() => next,
                 _ = session.read_body_or_idle(true) => {
                     return Error::e_explain(ErrorType::ConnectionClosed, "the client left");
                 }

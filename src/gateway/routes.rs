@@ -1,11 +1,13 @@
 //! Which route a request takes: by listener, host and path.
 
+use super::proxy_protocol::Proxy;
 use crate::config::{
     CacheScope, Config, Listen, ReverseProxy, Route as RouteConfig, RouteKind, Site as SiteConfig,
     Streams,
 };
 use crate::observe::metrics::{Metrics, RouteMetrics};
-use crate::recorder;
+use crate::recorder::sign::Signer;
+use crate::recorder::{self, Recorder};
 use crate::serve::{self, ServeError};
 use crate::types::StreamPath;
 use crate::upstream::{UpstreamError, Upstreams};
@@ -43,21 +45,42 @@ pub enum Kind {
     /// Upstreams whose answers are recorded.
     Record(Arc<recorder::Route>),
     /// The streams of recordings, by their signed URLs.
-    Recordings(Box<serve::Route>),
+    Recordings(Box<Recordings>),
+    /// The proxy protocol.
+    Proxy(Box<Proxy>),
     /// Not served yet.
     Later,
+}
+
+/// The streams of recordings, by their signed URLs.
+pub struct Recordings {
+    pub streams: serve::Route,
+    pub signer: Signer,
 }
 
 /// All sites. Their upstreams are checked until `stop`.
 pub(super) fn sites(
     config: &Config,
     metrics: &Metrics,
+    recorder: &Recorder,
     stop: &CancellationToken,
 ) -> Result<Vec<Arc<Site>>, UpstreamError> {
+    let building = Building {
+        metrics,
+        recorder,
+        stop,
+    };
     let sites = config.site.iter();
     sites
-        .map(|site| Site::new(site, metrics, stop).map(Arc::new))
+        .map(|site| Site::new(site, &building).map(Arc::new))
         .collect()
+}
+
+/// What routes are made with.
+struct Building<'a> {
+    metrics: &'a Metrics,
+    recorder: &'a Recorder,
+    stop: &'a CancellationToken,
 }
 
 impl Routes {
@@ -83,17 +106,13 @@ impl Routes {
 }
 
 impl Site {
-    fn new(
-        config: &SiteConfig,
-        metrics: &Metrics,
-        stop: &CancellationToken,
-    ) -> Result<Self, UpstreamError> {
+    fn new(config: &SiteConfig, building: &Building<'_>) -> Result<Self, UpstreamError> {
         let routes = config.route.iter();
         let mut routes: Vec<_> = routes
-            .map(|route| Route::new(route, metrics, stop).map(Arc::new))
+            .map(|route| Route::new(route, building).map(Arc::new))
             .collect::<Result<_, _>>()?;
         let recordings = recording_paths(config).into_iter();
-        routes.extend(recordings.map(|path| Arc::new(Route::of_recordings(path, metrics))));
+        routes.extend(recordings.map(|path| Arc::new(Route::of_recordings(path, building))));
         routes.sort_by_key(|route| (!route.exact, std::cmp::Reverse(route.prefix.len())));
         Ok(Self {
             listen: config.listen.clone(),
@@ -117,6 +136,21 @@ impl Site {
     }
 }
 
+/// How the streams of recordings are served. Whoever has a URL may read; a cache must not hand it
+/// on.
+pub(super) fn recorded_streams(cors: bool) -> serve::Route {
+    serve::Route::new(Streams {
+        cache: CacheScope::Private,
+        cors,
+        ..Streams::default()
+    })
+}
+
+/// The path of a `proxy` route, below which its recordings are.
+fn base_path(pattern: &str) -> &str {
+    pattern.trim_end_matches('*').trim_end_matches('/')
+}
+
 /// The paths below which the recordings of a site are read.
 fn recording_paths(config: &SiteConfig) -> BTreeSet<&str> {
     let routes = config.route.iter();
@@ -129,11 +163,12 @@ fn recording_paths(config: &SiteConfig) -> BTreeSet<&str> {
 }
 
 impl Route {
-    fn new(
-        config: &RouteConfig,
-        metrics: &Metrics,
-        stop: &CancellationToken,
-    ) -> Result<Self, UpstreamError> {
+    fn new(config: &RouteConfig, building: &Building<'_>) -> Result<Self, UpstreamError> {
+        let Building {
+            metrics,
+            recorder,
+            stop,
+        } = building;
         let pattern = &config.path;
         let upstreams = |settings: &ReverseProxy| {
             let upstreams = Upstreams::new(settings, metrics.upstreams(pattern))?;
@@ -146,51 +181,59 @@ impl Route {
             }
             RouteKind::Record(record) => {
                 let upstreams = upstreams(&record.reverse_proxy())?;
-                let route = recorder::Route::new(pattern, *record.clone(), upstreams);
-                Kind::Record(Arc::new(route))
+                Kind::Record(Arc::new(recorder.route(pattern, record, upstreams)))
             }
-            RouteKind::Proxy(_) | RouteKind::ReverseProxy(_) => Kind::Later,
+            RouteKind::Proxy(proxy) => {
+                let base = base_path(pattern);
+                let route = recorder.proxy_route(base, proxy)?;
+                Kind::Proxy(Box::new(Proxy::new(proxy, route)))
+            }
+            RouteKind::ReverseProxy(_) => Kind::Later,
         };
         Ok(Self::with(pattern, kind, metrics))
     }
 
     /// The route by which recordings are read whose URLs begin with `path`.
-    fn of_recordings(path: &str, metrics: &Metrics) -> Self {
+    fn of_recordings(path: &str, building: &Building<'_>) -> Self {
         let pattern = format!("{}/*", path.trim_end_matches('/'));
-        let streams = Streams {
-            // Whoever has the URL may read it; a cache must not hand it on.
-            cache: CacheScope::Private,
-            ..Streams::default()
+        let recordings = Recordings {
+            streams: recorded_streams(true),
+            signer: building.recorder.signer(),
         };
-        Self::with(
-            &pattern,
-            Kind::Recordings(Box::new(serve::Route::new(streams))),
-            metrics,
-        )
+        let kind = Kind::Recordings(Box::new(recordings));
+        Self::with(&pattern, kind, building.metrics)
     }
 
     fn with(pattern: &str, kind: Kind, metrics: &Metrics) -> Self {
         let prefix = pattern.strip_suffix('*');
+        let (prefix, exact) = match kind {
+            // The path itself, and what is below it.
+            Kind::Proxy(_) => (base_path(pattern), false),
+            _ => (prefix.unwrap_or(pattern), prefix.is_none()),
+        };
         Self {
-            prefix: prefix.unwrap_or(pattern).to_owned(),
-            exact: prefix.is_none(),
+            prefix: prefix.to_owned(),
+            exact,
             kind,
             metrics: metrics.route(pattern),
         }
     }
 
     fn matches(&self, path: &str) -> bool {
-        if self.exact {
-            path == self.prefix
-        } else {
-            path.starts_with(&self.prefix)
+        match path.strip_prefix(&self.prefix) {
+            Some("") => true,
+            Some(_) if self.exact => false,
+            Some(below) => self.prefix.ends_with('/') || below.starts_with('/'),
+            None => false,
         }
     }
 
     /// Whether pages of any origin may read errors of this route.
     pub fn cors(&self) -> bool {
         match &self.kind {
-            Kind::Streams(streams) | Kind::Recordings(streams) => streams.config.cors,
+            Kind::Streams(streams) => streams.config.cors,
+            Kind::Recordings(recordings) => recordings.streams.config.cors,
+            Kind::Proxy(proxy) => proxy.streams.config.cors,
             Kind::Record(_) | Kind::Later => false,
         }
     }
@@ -204,6 +247,15 @@ impl Route {
         Ok(StreamPath::new(namespace, &below))
     }
 
+    /// The one part of a path that lies below this route, if there is one.
+    pub fn segment<'a>(&self, path: &'a str) -> Result<Option<Cow<'a, str>>, ServeError> {
+        let below = path.strip_prefix(&self.prefix).ok_or(ServeError::NoRoute)?;
+        match below.strip_prefix('/').unwrap_or(below) {
+            "" => Ok(None),
+            segment => decode(segment).map(Some),
+        }
+    }
+
     /// What a URL's path names below this route, decoded and safe.
     pub fn below<'a>(&self, path: &'a str) -> Result<Cow<'a, str>, ServeError> {
         let below = if self.exact {
@@ -212,23 +264,27 @@ impl Route {
         } else {
             path.strip_prefix(&self.prefix).ok_or(ServeError::NoRoute)?
         };
-        let decoded = percent_decode_str(below)
-            .decode_utf8()
-            .map_err(|_| ServeError::Path("it is not UTF-8"))?;
-        if decoded.is_empty() {
-            return Err(ServeError::Path("it is empty"));
-        }
-        if decoded.chars().any(char::is_control) {
-            return Err(ServeError::Path("it holds a control character"));
-        }
-        if decoded
-            .split('/')
-            .any(|segment| matches!(segment, "." | ".."))
-        {
-            return Err(ServeError::Path("it holds a . or .. segment"));
-        }
-        Ok(decoded)
+        decode(below)
     }
+}
+
+fn decode(path: &str) -> Result<Cow<'_, str>, ServeError> {
+    let decoded = percent_decode_str(path)
+        .decode_utf8()
+        .map_err(|_| ServeError::Path("it is not UTF-8"))?;
+    if decoded.is_empty() {
+        return Err(ServeError::Path("it is empty"));
+    }
+    if decoded.chars().any(char::is_control) {
+        return Err(ServeError::Path("it holds a control character"));
+    }
+    if decoded
+        .split('/')
+        .any(|segment| matches!(segment, "." | ".."))
+    {
+        return Err(ServeError::Path("it holds a . or .. segment"));
+    }
+    Ok(decoded)
 }
 
 #[cfg(test)]

@@ -109,7 +109,11 @@ impl Gateway {
                     self.server.metrics.refused(refusal).inc();
                 }
                 Box::pin(self.bodies.drain(session)).await;
-                self.respond(session, error.into_reply(cors), &asked).await
+                let reply = match route.as_ref().map(|route| &route.kind) {
+                    Some(Kind::Proxy(proxy)) => proxy.error(error),
+                    _ => error.into_reply(cors),
+                };
+                self.respond(session, reply, &asked).await
             }
         };
         self.finished(session, &asked, &sent);
@@ -161,7 +165,10 @@ impl Gateway {
         match &route.kind {
             Kind::Streams(streams) => self.serve(session, route, streams, asked).await,
             Kind::Record(record) => self.record(session, record, asked).await,
-            Kind::Recordings(streams) => self.recordings(session, route, streams, asked).await,
+            Kind::Recordings(recordings) => {
+                self.recordings(session, route, recordings, asked).await
+            }
+            Kind::Proxy(proxy) => self.proxy(session, route, proxy, asked).await,
             Kind::Later => Err(ServeError::NoRoute),
         }
     }

@@ -1,37 +1,23 @@
 //! One upstream call in a task of its own, from the request to the closing of the stream.
 
 use super::names::Scope;
-use super::note::Note;
+use super::note::{Note, stream_type};
 use super::open::{Opened, Request, Running};
 use super::playback::Playback;
-use super::pump::{Chunks, Pump};
+use super::pump::Pump;
 use super::recording::{Stage, Started};
 use super::route::Route;
+use super::upstream::Response;
 use super::{RecordError, Recorder};
 use crate::log::Create;
 use crate::log::state::CreateRequest;
 use crate::observe::metrics::Held;
 use crate::types::{Lifetime, Retention};
-use crate::upstream::{Exchange, ExchangeError, Picked};
-use bytes::Bytes;
 use http::header;
 use pingora::http::ResponseHeader;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
-
-/// An upstream's answer while it comes.
-pub struct Response {
-    pub exchange: Exchange,
-    /// Counts the request for its upstream.
-    _picked: Picked,
-}
-
-impl Chunks for Response {
-    async fn next(&mut self) -> Result<Option<Bytes>, ExchangeError> {
-        self.exchange.next().await
-    }
-}
 
 /// How a call was answered.
 enum Answered {
@@ -83,7 +69,7 @@ impl Recorder {
                 playback: Box::new(Playback::new(
                     &self.log,
                     &started,
-                    route.config.heartbeat,
+                    route.heartbeat,
                     Some(reader),
                 )),
             }),
@@ -109,7 +95,7 @@ impl Recorder {
         };
         let mut callers = self.callers.lock();
         let count = callers.entry(who).or_default();
-        if *count >= route.config.recordings_per_caller_max {
+        if *count >= route.bounds.per_caller_max {
             return Err(RecordError::CallerBusy);
         }
         *count += 1;
@@ -138,10 +124,11 @@ impl Call {
         let metrics = &self.recorder.metrics.recordings;
         let answered = async {
             let response = self.called(request).await?;
+            metrics.calls.inc();
             metrics
                 .first_byte_seconds
                 .observe(asked.elapsed().as_secs_f64());
-            let head = &response.exchange.head;
+            let head = &response.head;
             if !self.route.records(head.status, &head.headers) {
                 return Ok((None, response));
             }
@@ -166,7 +153,7 @@ impl Call {
         recording.come_to(Stage::Started(started.clone()));
         let _ = answer.send(Ok(Answered::Recording {
             started: started.clone(),
-            head: Box::new(response.exchange.head.clone()),
+            head: Box::new(response.head.clone()),
         }));
         let _running = Held::new(&metrics.running);
         let pump = Pump::new(&self.recorder, &self.route, recording, &started);
@@ -186,7 +173,7 @@ impl Call {
         let recording = &self.running.recording;
         tokio::select! {
             biased;
-            called = self.recorder.send(&self.route, request) => called,
+            called = self.route.upstream.send(request) => called,
             () = recording.aborted() => Err(RecordError::Aborted),
             () = self.route.left(&recording.readers) => Err(RecordError::Aborted),
             () = self.recorder.interrupt.cancelled() => Err(RecordError::Stopping),
@@ -204,9 +191,9 @@ impl Call {
         let content_type = content_type.and_then(|value| value.to_str().ok());
         let stream = self.recorder.log.stream(&recording.path).await?;
         let request = CreateRequest {
-            content_type,
+            content_type: Some(stream_type(content_type)),
             lifetime: Some(Lifetime::Ttl {
-                seconds: self.route.config.ttl.as_secs(),
+                seconds: self.route.ttl.as_secs(),
             }),
             retention: None,
             retention_default: Retention::default(),
@@ -225,47 +212,5 @@ impl Call {
             meta: created.meta,
             note,
         }))
-    }
-}
-
-impl Recorder {
-    /// Sends a request, to another upstream if one cannot be reached, and waits for the head of the
-    /// answer.
-    async fn send(&self, route: &Route, request: Request) -> Result<Response, RecordError> {
-        let (upstreams, client) = (&route.upstreams, &request.client);
-        let mut tried = Vec::new();
-        loop {
-            let picked = upstreams.pick(&request.head, client, &tried).await;
-            let picked = picked.ok_or(RecordError::NoUpstream)?;
-            let mut head = request.head.clone();
-            upstreams.prepare(&mut head, client, &picked);
-            // Readers of the stream could not undo a compression.
-            let _ = head.insert_header(header::ACCEPT_ENCODING, "identity");
-            let body = request.body.clone();
-            let sent = self
-                .client
-                .send(&picked.peer, head, body, route.config.headers_timeout);
-            match sent.await {
-                Ok(mut exchange) => {
-                    self.metrics.recordings.calls.inc();
-                    upstreams.prepare_response(&mut exchange.head);
-                    return Ok(Response {
-                        exchange,
-                        _picked: picked,
-                    });
-                }
-                // Nothing was sent, so another may be tried.
-                Err(ExchangeError::Connect(_) | ExchangeError::Tls(_))
-                    if tried.len() < upstreams.retries =>
-                {
-                    tried.push(picked.address().clone());
-                }
-                Err(error) => {
-                    upstreams.metrics.failed(error.failure());
-                    tracing::warn!(upstream = picked.authority(), cause = %error.cause(), "{error}");
-                    return Err(error.into());
-                }
-            }
-        }
     }
 }

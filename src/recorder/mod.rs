@@ -18,21 +18,24 @@ mod recovery;
 mod route;
 mod seek;
 pub mod sign;
+mod upstream;
 
-pub use call::Response;
+pub use note::{UNTYPED, content_type};
 pub use open::{Opened, Request};
 pub use playback::{Next, Playback};
-pub use pump::Chunks;
 pub use readers::Reader;
 pub use recording::Recording;
 pub use route::Route;
+pub use upstream::Response;
 
 use crate::clock::Clock;
+use crate::config;
 use crate::log::{CommitError, CreateError, Log, ReadError};
 use crate::observe::metrics::Metrics;
 use crate::serve::ServeError;
 use crate::types::StreamPath;
-use crate::upstream::{Client, ExchangeError};
+use crate::upstream::guard::GuardError;
+use crate::upstream::{Client, ExchangeError, UpstreamError, Upstreams};
 
 use names::{Naming, Scope};
 use parking_lot::Mutex;
@@ -43,8 +46,6 @@ use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-const NO_KEYS: [&[u8]; 0] = [];
-
 /// Records the answers of upstreams.
 pub struct Recorder {
     log: Arc<Log>,
@@ -52,7 +53,6 @@ pub struct Recorder {
     metrics: Arc<Metrics>,
     client: Client,
     naming: Naming,
-    signer: Signer,
     running: Mutex<HashMap<StreamPath, Arc<Recording>>>,
     /// How many recordings each caller has running.
     callers: Mutex<HashMap<Scope, usize>>,
@@ -67,6 +67,8 @@ pub struct Recorder {
 pub enum RecordError {
     #[error("no upstream is there to take the request; try again later")]
     NoUpstream,
+    #[error(transparent)]
+    Guard(#[from] GuardError),
     #[error(transparent)]
     Exchange(#[from] ExchangeError),
     #[error("too many recordings are running; try again later")]
@@ -92,16 +94,14 @@ impl Recorder {
         log: Arc<Log>,
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
-        client: Client,
         recordings_max: usize,
     ) -> Self {
         Self {
             naming: Naming::new(&log.secret()),
-            signer: Signer::new(&log.secret(), NO_KEYS),
             log,
+            client: Client::new(),
             clock,
             metrics,
-            client,
             running: Mutex::default(),
             callers: Mutex::default(),
             permits: Arc::new(Semaphore::new(recordings_max)),
@@ -110,17 +110,25 @@ impl Recorder {
         }
     }
 
-    /// The path and query at which a recording's stream is read, signed for a time.
-    pub fn stream_url(&self, route: &Route, path: &StreamPath) -> String {
-        let expires_s = self.clock.now_ms() / 1000 + route.config.url_ttl.as_secs();
-        let query = self.signer.query(path.key(), expires_s);
-        format!("{}?{query}", route.url_path(path))
+    /// A route whose answers are recorded, at the path pattern `pattern`.
+    pub fn route(
+        &self,
+        pattern: &str,
+        config: &config::Record,
+        upstreams: Arc<Upstreams>,
+    ) -> Route {
+        let secret = self.log.secret();
+        Route::recording(pattern, config, upstreams, self.client.clone(), &secret)
     }
 
-    /// Whether a query holds the right to read a recording's stream now.
-    pub fn verify(&self, path: &StreamPath, query: &str) -> Result<(), SignatureError> {
-        let now_s = self.clock.now_ms() / 1000;
-        self.signer.verify(path.key(), query, now_s)
+    /// A route whose requests name the upstream, at a path.
+    pub fn proxy_route(&self, path: &str, config: &config::Proxy) -> Result<Route, UpstreamError> {
+        Route::proxying(path, config, self.client.clone())
+    }
+
+    /// What verifies the URLs of recordings, but for those of `proxy` routes.
+    pub fn signer(&self) -> Signer {
+        Signer::new(&self.log.secret(), route::NO_KEYS)
     }
 
     /// The recording that runs into a stream, if one does.
@@ -143,6 +151,10 @@ impl From<RecordError> for ServeError {
     fn from(error: RecordError) -> Self {
         match error {
             RecordError::NoUpstream => Self::NoUpstream,
+            RecordError::Guard(GuardError::Refused) => Self::UpstreamNotAllowed,
+            RecordError::Guard(GuardError::Lookup(_) | GuardError::NoAddress) => {
+                Self::UpstreamUnreachable
+            }
             RecordError::Exchange(ExchangeError::Connect(_) | ExchangeError::Tls(_)) => {
                 Self::UpstreamUnreachable
             }

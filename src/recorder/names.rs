@@ -18,6 +18,22 @@ impl Id {
         Self(rand::random())
     }
 
+    /// The same as a random UUID (RFC 9562, version 4).
+    pub(super) fn to_uuid(self) -> String {
+        let mut bytes = self.0;
+        bytes[6] = bytes[6] & 0x0f | 0x40;
+        bytes[8] = bytes[8] & 0x3f | 0x80;
+        let hex = format!("{:032x}", u128::from_be_bytes(bytes));
+        let parts = [
+            &hex[..8],
+            &hex[8..12],
+            &hex[12..16],
+            &hex[16..20],
+            &hex[20..],
+        ];
+        parts.join("-")
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let bytes = BASE64.decode(text).ok()?;
         Some(Self(bytes.try_into().ok()?))

@@ -1,6 +1,7 @@
 //! What is kept of a recorded answer beside its bytes.
 
 use super::names::Scope;
+use crate::types::{Kind, StreamMeta};
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -75,8 +76,34 @@ impl Note {
         self.scope == scope.to_text() && self.route == route
     }
 
+    /// What the upstream said its answer is.
+    pub(super) fn content_type(&self) -> Option<&str> {
+        let mut headers = self.headers.iter();
+        let header = headers.find(|(name, _)| name == header::CONTENT_TYPE.as_str())?;
+        Some(&header.1)
+    }
+
     pub(super) fn fingerprint(&self) -> &str {
         &self.fingerprint
+    }
+}
+
+/// The content type of what has none.
+pub const UNTYPED: &str = "application/octet-stream";
+
+/// The content type of what a stream records, as its upstream said it.
+pub fn content_type(meta: &StreamMeta) -> String {
+    let note = meta.note.as_deref().and_then(Note::read);
+    let content_type = note.as_ref().and_then(Note::content_type);
+    content_type.unwrap_or(&meta.content_type).to_owned()
+}
+
+/// The content type of the stream of an answer. Pieces of a JSON text are no messages of a JSON
+/// stream.
+pub(super) fn stream_type(content_type: Option<&str>) -> &str {
+    match content_type {
+        Some(content_type) if Kind::of(content_type) != Kind::Json => content_type,
+        _ => UNTYPED,
     }
 }
 

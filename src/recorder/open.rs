@@ -1,15 +1,16 @@
 //! From a request at a record route to what answers it: a recording that is there, or a call.
 
-use super::call::Response;
 use super::names::{EventId, Id, fingerprint};
 use super::note::Note;
 use super::playback::Playback;
 use super::recording::{Asked, Recording, Stage, Started};
 use super::route::Route;
+use super::upstream::Response;
 use super::{RecordError, Recorder};
 use crate::observe::metrics::Way;
 use crate::types::{StreamEnd, StreamPath};
 use crate::upstream::ClientFacts;
+use crate::upstream::allow::Allowed;
 use bytes::Bytes;
 use http::HeaderName;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -23,6 +24,8 @@ pub struct Request {
     pub head: RequestHeader,
     pub body: Bytes,
     pub client: ClientFacts,
+    /// The upstream, where requests name it.
+    pub allowed: Option<Allowed>,
 }
 
 /// What answers a request.
@@ -78,15 +81,34 @@ impl Recorder {
                 (wanted.id, wanted.last_event) = (Id::random(), None);
                 wanted.path = route.stream(wanted.id);
             }
-            let Some(recording) = self.claim(&wanted) else {
+            let Some(running) = self.claim(&wanted.path, wanted.id, &wanted.asked) else {
                 // Somebody else was faster with the same key.
                 continue;
             };
             if wanted.keyed && self.is_stored(&wanted.path).await? {
                 continue;
             }
-            return self.call(route, recording, request).await;
+            return self.call(route, running, request).await;
         }
+    }
+
+    /// Calls the upstream of a request that is not to be found again but by its name.
+    pub async fn create(
+        self: &Arc<Self>,
+        route: &Arc<Route>,
+        request: Request,
+    ) -> Result<Opened, RecordError> {
+        let id = Id::random();
+        let asked = Asked {
+            route: route.name.clone(),
+            scope: self.naming.scope(&[], &request.head.headers),
+            fingerprint: String::new(),
+        };
+        let path = route.stream_named(&id.to_uuid());
+        let running = self.claim(&path, id, &asked);
+        // Of two ids that are the same by chance, one is enough.
+        let running = running.ok_or(RecordError::TooManyRecordings)?;
+        self.call(route, running, request).await
     }
 
     fn wanted(&self, route: &Route, request: &Request) -> Wanted {
@@ -124,12 +146,11 @@ impl Recorder {
     }
 
     /// Takes a name for a new recording; `None` if one with this name is running.
-    fn claim(self: &Arc<Self>, wanted: &Wanted) -> Option<Running> {
-        match self.running.lock().entry(wanted.path.clone()) {
+    fn claim(self: &Arc<Self>, path: &StreamPath, id: Id, asked: &Asked) -> Option<Running> {
+        match self.running.lock().entry(path.clone()) {
             Entry::Occupied(_) => None,
             Entry::Vacant(entry) => {
-                let recording =
-                    Recording::new(wanted.path.clone(), wanted.id, wanted.asked.clone());
+                let recording = Recording::new(path.clone(), id, asked.clone());
                 let recording = entry.insert(Arc::new(recording)).clone();
                 Some(Running {
                     recorder: self.clone(),
@@ -187,7 +208,7 @@ impl Recorder {
     ) -> Result<Opened, RecordError> {
         self.log.touch(&started.stream);
         let path = started.stream.path().clone();
-        let mut playback = Playback::new(&self.log, started, route.config.heartbeat, reader);
+        let mut playback = Playback::new(&self.log, started, route.heartbeat, reader);
         let Some(last_event) = &wanted.last_event else {
             self.metrics.recordings.attached(Way::Key).inc();
             return Ok(recorded(started, path, playback));

@@ -9,11 +9,11 @@ use super::names::EventId;
 use super::recording::{Recording, Started};
 use super::recovery::INTERRUPTED;
 use super::route::Route;
+use super::upstream::Response;
 use crate::frame;
 use crate::log::state::AppendRequest;
 use crate::log::{AppendError, CommitError, Stream};
 use crate::types::{Outcome, Position, StreamEnd, StreamMeta};
-use crate::upstream::ExchangeError;
 use bytes::Bytes;
 use std::future::{Future, pending};
 use std::pin::{Pin, pin};
@@ -29,12 +29,6 @@ const PART_BYTES_MAX: usize = 64 * 1024;
 const PENDING_BYTES_MAX: usize = 1024 * 1024;
 /// After which time an append is tried again that found no room in the log.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
-
-/// The body of an upstream's answer.
-pub trait Chunks {
-    /// What comes next; `None` at the end of a whole body. It may be dropped and asked again.
-    fn next(&mut self) -> impl Future<Output = Result<Option<Bytes>, ExchangeError>> + Send;
-}
 
 /// Appends an answer to its stream until one of them ends.
 pub(super) struct Pump<'a> {
@@ -68,7 +62,7 @@ impl<'a> Pump<'a> {
             route,
             recording,
             started,
-            splitter: Splitter::new(started.content_type(), route.config.event_ids),
+            splitter: Splitter::new(started.content_type(), route.event_ids),
             tail: 0,
             recorded_bytes: 0,
             append: None,
@@ -79,7 +73,7 @@ impl<'a> Pump<'a> {
     }
 
     /// Records a body. Returns how it ended, once the closing of the stream is durable.
-    pub(super) async fn run(mut self, body: &mut impl Chunks) -> StreamEnd {
+    pub(super) async fn run(mut self, body: &mut Response) -> StreamEnd {
         let end = match self.record(body).await {
             Ok(end) => end,
             Err(error) => return self.without_stream(&error),
@@ -91,11 +85,11 @@ impl<'a> Pump<'a> {
     }
 
     /// Appends what comes, until nothing more is to come.
-    async fn record(&mut self, body: &mut impl Chunks) -> Result<StreamEnd, AppendError> {
+    async fn record(&mut self, body: &mut Response) -> Result<StreamEnd, AppendError> {
         let (route, recording) = (self.route, self.recording);
-        let inactivity = route.config.inactivity_timeout;
+        let inactivity = route.bounds.inactivity_timeout;
         let mut left = pin!(self.route.left(&recording.readers));
-        let mut late = pin!(after(route.config.total_timeout));
+        let mut late = pin!(after(route.bounds.total_timeout));
         let mut silent = pin!(sleep(inactivity));
         loop {
             let room = self.splitter.pending_bytes() < PENDING_BYTES_MAX;
@@ -131,7 +125,7 @@ impl<'a> Pump<'a> {
 
     fn exceeds(&mut self, chunk: &Bytes) -> bool {
         self.recorded_bytes += chunk.len() as u64;
-        self.recorded_bytes > self.route.config.recording_bytes_max
+        self.recorded_bytes > self.route.bounds.bytes_max
     }
 
     fn take(&mut self, chunk: &[u8]) {

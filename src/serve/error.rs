@@ -68,6 +68,20 @@ pub enum ServeError {
     SignatureInvalid,
     #[error("the URL has expired")]
     SignatureExpired,
+    #[error("the service is not authenticated")]
+    NoSecret,
+    #[error("the service's secret is not the right one")]
+    InvalidSecret,
+    #[error("the header Upstream-URL is missing")]
+    NoUpstreamUrl,
+    #[error("the header Upstream-Method is missing")]
+    NoUpstreamMethod,
+    #[error("Upstream-Method must be GET, POST, PUT, PATCH or DELETE")]
+    InvalidUpstreamMethod,
+    #[error("the upstream is not one that may be asked")]
+    UpstreamNotAllowed,
+    #[error("the upstream redirected, which is not followed")]
+    Redirect,
     #[error("no upstream is there to take the request; try again later")]
     NoUpstream,
     #[error("the upstream cannot be reached")]
@@ -162,6 +176,13 @@ impl ServeError {
             Self::NotSigned => (S::UNAUTHORIZED, "MISSING_SIGNATURE"),
             Self::SignatureInvalid => (S::UNAUTHORIZED, "SIGNATURE_INVALID"),
             Self::SignatureExpired => (S::UNAUTHORIZED, "SIGNATURE_EXPIRED"),
+            Self::NoSecret => (S::UNAUTHORIZED, "MISSING_SECRET"),
+            Self::InvalidSecret => (S::UNAUTHORIZED, "INVALID_SECRET"),
+            Self::NoUpstreamUrl => (S::BAD_REQUEST, "MISSING_UPSTREAM_URL"),
+            Self::NoUpstreamMethod => (S::BAD_REQUEST, "MISSING_UPSTREAM_METHOD"),
+            Self::InvalidUpstreamMethod => (S::BAD_REQUEST, "INVALID_UPSTREAM_METHOD"),
+            Self::UpstreamNotAllowed => (S::FORBIDDEN, "UPSTREAM_NOT_ALLOWED"),
+            Self::Redirect => (S::BAD_REQUEST, "REDIRECT_NOT_ALLOWED"),
             Self::NoUpstream => (S::SERVICE_UNAVAILABLE, "NO_UPSTREAM"),
             Self::UpstreamUnreachable => (S::BAD_GATEWAY, "UPSTREAM_UNREACHABLE"),
             Self::UpstreamBroke => (S::BAD_GATEWAY, "UPSTREAM_BROKE"),
@@ -189,12 +210,57 @@ impl ServeError {
     /// The reply that tells the client.
     pub fn into_reply(self, cors: bool) -> Reply {
         let (status, code) = self.status();
+        let mut head = self.head(status, code, cors);
+        let problem = HeaderValue::from_static("application/problem+json");
+        head.set(header::CONTENT_TYPE, problem);
+        Reply {
+            body: Body::Full(problem_json(status, code, &self.to_string())),
+            head,
+        }
+    }
+
+    /// The reply as the proxy protocol has it (its section 11): other codes where it names them.
+    pub fn into_proxy_reply(self, cors: bool) -> Reply {
+        let (status, code) = self.proxy_status();
+        let mut head = self.head(status, code, cors);
+        head.set(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
+        if status == StatusCode::BAD_GATEWAY {
+            // Clients rely on it, also where no upstream answered.
+            head.set_number(names::UPSTREAM_STATUS, u64::from(status.as_u16()));
+        }
+        let error = serde_json::json!({ "error": { "code": code, "message": self.to_string() } });
+        Reply {
+            body: Body::Full(error.to_string().into()),
+            head,
+        }
+    }
+
+    fn proxy_status(&self) -> (StatusCode, &'static str) {
+        use StatusCode as S;
+        match self {
+            Self::NoRoute | Self::ReadOnly => (S::NOT_FOUND, "NOT_FOUND"),
+            Self::Unavailable(_) | Self::Read(ReadError::Gone) => {
+                (S::NOT_FOUND, "STREAM_NOT_FOUND")
+            }
+            Self::NoUpstream | Self::UpstreamUnreachable | Self::UpstreamBroke => {
+                (S::BAD_GATEWAY, "UPSTREAM_ERROR")
+            }
+            Self::Commit(CommitError::Failed) | Self::Read(_) | Self::Create(_) => {
+                (S::BAD_GATEWAY, "STORAGE_ERROR")
+            }
+            _ => self.status(),
+        }
+    }
+
+    /// The head of the reply, but for its content type.
+    fn head(&self, status: StatusCode, code: &str, cors: bool) -> Head {
         if status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED {
             tracing::warn!(code, error = %self, "a request failed");
         }
         let mut head = Head::new(status, cors);
-        let problem = HeaderValue::from_static("application/problem+json");
-        head.set(header::CONTENT_TYPE, problem);
         head.set_no_store();
         let busy = [
             StatusCode::SERVICE_UNAVAILABLE,
@@ -204,10 +270,7 @@ impl ServeError {
             head.set_number(header::RETRY_AFTER, RETRY_AFTER_SECONDS);
         }
         self.set_headers(&mut head);
-        Reply {
-            body: Body::Full(problem_json(status, code, &self.to_string())),
-            head,
-        }
+        head
     }
 
     /// The headers that the protocol asks for beside the status (sections 5.2 and 5.2.1).

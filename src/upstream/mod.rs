@@ -3,6 +3,7 @@
 pub mod allow;
 mod backends;
 mod client;
+mod direct;
 mod error;
 mod forwarded;
 pub mod guard;
@@ -13,6 +14,7 @@ mod rewrite;
 mod upstreams;
 
 pub use client::{Client, Exchange};
+pub use direct::Direct;
 pub use error::{ExchangeError, UpstreamError, failure_of};
 pub use forwarded::ClientFacts;
 pub use upstreams::{Picked, Upstreams};

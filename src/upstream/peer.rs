@@ -13,7 +13,9 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::error::UpstreamError;
-use crate::config::{Certificate, HttpVersion, ReverseProxy, Timeouts, UpstreamTls, UpstreamUrl};
+use crate::config::{
+    Certificate, HttpVersion, Proxy, ReverseProxy, Timeouts, UpstreamTls, UpstreamUrl,
+};
 
 /// Requests at one time on one HTTP/2 connection; more open another.
 const H2_STREAMS_MAX: usize = 100;
@@ -30,12 +32,19 @@ pub(super) struct Template {
 
 impl Template {
     pub(super) fn new(settings: &ReverseProxy) -> Result<Self, UpstreamError> {
-        let tls = &settings.tls;
-        let mut options = options(&settings.timeouts);
+        Self::of(&settings.timeouts, &settings.tls, settings.http)
+    }
+
+    fn of(
+        timeouts: &Timeouts,
+        tls: &UpstreamTls,
+        http: HttpVersion,
+    ) -> Result<Self, UpstreamError> {
+        let mut options = options(timeouts);
         options.verify_cert = tls.verify;
         options.verify_hostname = tls.verify;
         options.ca = tls.ca.as_deref().map(authorities).transpose()?;
-        options.alpn = match settings.http {
+        options.alpn = match http {
             HttpVersion::Http1 => ALPN::H1,
             HttpVersion::Http2 => ALPN::H2,
             HttpVersion::Auto => ALPN::H2H1,
@@ -46,6 +55,17 @@ impl Template {
             client: tls.client.as_ref().map(client_certificate).transpose()?,
             group: group(tls),
         })
+    }
+
+    /// What the peers have in common that the requests of a `proxy` route name.
+    pub(super) fn for_proxy(settings: &Proxy) -> Result<Self, UpstreamError> {
+        let timeouts = Timeouts {
+            connect: settings.connect_timeout,
+            // How long an answer may be silent is for its recording to say.
+            read: Duration::ZERO,
+            ..Timeouts::default()
+        };
+        Self::of(&timeouts, &settings.tls, settings.http)
     }
 
     /// The peer of an upstream at one of its addresses.
