@@ -13,7 +13,7 @@ use rustls::sign::CertifiedKey;
 
 use super::check::{Check, steps};
 use super::tree::Step;
-use super::{Certificate, Config, Listen, Route, RouteKind, Site, Streams};
+use super::{Certificate, Config, Listen, Retention, Route, RouteKind, Site, Streams};
 use crate::units::format_duration;
 
 /// The shortest life of an SSE connection: official clients give up after three that are shorter
@@ -130,6 +130,9 @@ impl Check<'_, '_> {
                 hint,
             );
         }
+        if let Some(retention) = &streams.retention {
+            self.retention(&below("retention"), retention);
+        }
         if let Some(url) = &streams.base_url
             && !is_base_url(url)
         {
@@ -137,6 +140,30 @@ impl Check<'_, '_> {
                 &below("base_url"),
                 format!("`{url}` is not the base of a URL"),
                 "write the scheme and host, without a slash at the end, such as https://streams.example.com",
+            );
+        }
+    }
+
+    fn retention(&mut self, at: &[Step], retention: &Retention) {
+        let below = |key: &str| [at, &steps![key]].concat();
+        if retention.bytes.is_none() && retention.age.is_none() && self.complete {
+            self.report(
+                at,
+                "`retention` says neither `bytes` nor `age`",
+                "write one of them or both, or leave it out to keep everything",
+            );
+        }
+        if retention.bytes == Some(0) {
+            let hint = "write a size such as \"1GiB\"";
+            self.report(&below("bytes"), "`bytes` is 0", hint);
+        }
+        if let Some(age) = retention.age
+            && (age.is_zero() || age.subsec_nanos() > 0)
+        {
+            self.report(
+                &below("age"),
+                format!("`age` is {}", format_duration(age)),
+                "write whole seconds, at least one: clients are told so",
             );
         }
     }

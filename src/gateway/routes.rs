@@ -74,7 +74,7 @@ pub(super) fn sites(
 pub(super) struct Building<'a> {
     pub(super) limits: &'a Limits,
     pub(super) metrics: &'a Arc<Metrics>,
-    pub(super) recorder: &'a Recorder,
+    pub(super) recorder: &'a Arc<Recorder>,
     /// Cancelled when clients are to go.
     pub(super) draining: &'a CancellationToken,
     /// Cancelled when upstreams need no longer be checked.
@@ -186,10 +186,12 @@ impl Route {
             RouteKind::Record(record) => {
                 let upstreams = upstreams(&record.reverse_proxy())?;
                 let forwarder = forwarder(upstreams.clone());
-                Kind::Record(
-                    Arc::new(recorder.route(pattern, record, upstreams)),
-                    forwarder,
-                )
+                let route = Arc::new(recorder.route(pattern, record, upstreams));
+                if record.share && record.always {
+                    let kept = Arc::clone(recorder).keep(route.clone(), pattern.clone());
+                    tokio::spawn(kept);
+                }
+                Kind::Record(route, forwarder)
             }
             RouteKind::Proxy(proxy) => {
                 let base = base_path(pattern);

@@ -6,7 +6,9 @@
 
 mod call;
 mod events;
+mod feed;
 mod framing;
+mod last_id;
 mod names;
 mod note;
 mod open;

@@ -154,6 +154,7 @@ impl ServeError {
             Self::Unavailable(Unavailable::NotFound) | Self::Read(ReadError::Gone) => {
                 (S::NOT_FOUND, "NOT_FOUND")
             }
+            Self::Read(ReadError::Trimmed { .. }) => (S::GONE, "OFFSET_TRIMMED"),
             Self::Unavailable(Unavailable::Gone) => (S::GONE, "GONE"),
             Self::Refused(refusal) => refusal_status(refusal),
             Self::Create(error) => create_status(error),
@@ -293,6 +294,10 @@ impl ServeError {
                 let allowed = HeaderValue::from_static("GET, HEAD, PATCH, OPTIONS");
                 head.set(header::ALLOW, allowed);
             }
+            Self::Read(ReadError::Trimmed { earliest })
+            | Self::Create(CreateError::ForkTrimmed { earliest }) => {
+                head.set_earliest_offset(*earliest);
+            }
             Self::Request(RequestError::Method(_)) | Self::Tunnel => {
                 let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS");
                 head.set(header::ALLOW, allowed);
@@ -312,6 +317,7 @@ fn request_status(error: &RequestError) -> (StatusCode, &'static str) {
         RequestError::LiveWithoutOffset => "OFFSET_REQUIRED",
         RequestError::Ttl => "INVALID_TTL",
         RequestError::ExpiresAt => "INVALID_EXPIRES_AT",
+        RequestError::Retention => "INVALID_RETENTION",
         RequestError::TwoLifetimes => "TTL_AND_EXPIRES_AT",
         RequestError::ForkWithoutSource | RequestError::ForkSource => "FORK_SOURCE_REQUIRED",
         RequestError::ForkOffset => "INVALID_FORK_OFFSET",
@@ -345,6 +351,7 @@ fn create_status(error: &CreateError) -> (StatusCode, &'static str) {
         CreateError::SourceContentType(_) => (StatusCode::CONFLICT, "CONTENT_TYPE_MISMATCH"),
         CreateError::ForkOffset => (StatusCode::BAD_REQUEST, "FORK_OFFSET_NOT_IN_SOURCE"),
         CreateError::ForkSubOffset => (StatusCode::BAD_REQUEST, "FORK_SUB_OFFSET_NOT_IN_SOURCE"),
+        CreateError::ForkTrimmed { .. } => (StatusCode::CONFLICT, "FORK_OFFSET_TRIMMED"),
         CreateError::NoteTooLong | CreateError::Commit(_) | CreateError::Read(_) => {
             (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL")
         }

@@ -66,8 +66,7 @@ export async function startBoth(more = () => "") {
 
 /**
  * A TCP proxy before `target` that cuts connections: `bytesBefore(n)` says after how
- * many bytes of a streaming answer the n-th of them (from 0) is cut; `Infinity`
- * spares it. Only answers with an event stream count.
+ * many bytes of its body the n-th event stream (from 0) is cut; `Infinity` spares it.
  */
 export async function startCutter(target, bytesBefore) {
   const { hostname, port } = new URL(target)
@@ -90,8 +89,11 @@ export async function startCutter(target, bytesBefore) {
     origin.on("data", (bytes) => {
       let at = 0
       if (left === undefined) {
-        at = bytes.indexOf("text/event-stream")
-        if (at >= 0) left = bytesBefore(streams++)
+        const found = bytes.indexOf("text/event-stream")
+        if (found >= 0) {
+          at = bytes.indexOf("\r\n\r\n", found) + 4
+          left = bytesBefore(streams++)
+        }
       }
       if (left === undefined) return client.write(bytes)
       const allowed = at + left

@@ -67,8 +67,8 @@ async function isReady(admin) {
 }
 
 /** The flags that start the server as the options say. */
-function flags({ dir, listen, admin, certified, config, longPollTimeout, durability }) {
-  const data = path.join(dir, "data")
+function flags({ dir, data, listen, admin, certified, file, config, longPollTimeout, durability }) {
+  if (file) return ["run", "--config", file]
   if (!certified && !config) {
     return ["dev", "--listen", listen, "--admin", admin, "--data", data,
       "--long-poll-timeout", longPollTimeout, "--durability", durability]
@@ -79,8 +79,8 @@ function flags({ dir, listen, admin, certified, config, longPollTimeout, durabil
 path = "/v1/stream/*"
 streams = { long_poll_timeout = "${longPollTimeout}" }
 `
-  const file = path.join(dir, "headwater.toml")
-  fs.writeFileSync(file, `
+  const written = path.join(dir, "headwater.toml")
+  fs.writeFileSync(written, `
 data_dir = "${data}"
 admin = "${admin}"
 
@@ -91,13 +91,13 @@ durability = "${durability}"
 listen = ["${listen}"]
 ${tls}
 ${routes}`)
-  return ["run", "--config", file]
+  return ["run", "--config", written]
 }
 
 /** Starts the process; resolves to it once it is ready or has ended. */
-async function launch(args, admin, logPath) {
+async function launch(args, { admin, logPath, env }) {
   const log = fs.openSync(logPath, "a")
-  const child = spawn(binary(), args, { stdio: ["ignore", log, log] })
+  const child = spawn(binary(), args, { stdio: ["ignore", log, log], env: { ...process.env, ...env } })
   fs.closeSync(log)
   const running = { child, pid: child.pid, ended: undefined, ready: false }
   running.exited = new Promise((resolve) => {
@@ -121,17 +121,22 @@ async function launch(args, admin, logPath) {
 /**
  * Starts a server and resolves when it is ready, to its `url`, its `admin`
  * address, the `ca` to trust when it speaks TLS, and `stop()`. `config` is the
- * text of a site's routes, in place of the one with the official suite's paths.
+ * text of a site's routes, in place of the one with the official suite's paths;
+ * `file` is a whole configuration, which takes HEADWATER_LISTEN, HEADWATER_ADMIN
+ * and HEADWATER_DATA from the environment, beside what `env` adds.
  */
-export async function startServer({ tls = false, longPollTimeout = "500ms", durability = "sync", config } = {}) {
+export async function startServer({ tls = false, longPollTimeout = "500ms", durability = "sync", config, file, env } = {}) {
   const dir = fs.mkdtempSync(path.join(os.tmpdir(), "headwater-test-"))
   const certified = tls ? certificates(dir) : undefined
   const logPath = path.join(dir, "server.log")
   for (let attempt = 1; ; attempt++) {
     const listen = `127.0.0.1:${await freePort()}`
     const admin = `127.0.0.1:${await freePort()}`
-    const args = flags({ dir, listen, admin, certified, config, longPollTimeout, durability })
-    let running = await launch(args, admin, logPath)
+    const data = path.join(dir, "data")
+    const args = flags({ dir, data, listen, admin, certified, file, config, longPollTimeout, durability })
+    const places = file && { HEADWATER_LISTEN: listen, HEADWATER_ADMIN: admin, HEADWATER_DATA: data }
+    const setting = { admin, logPath, env: { ...places, ...env } }
+    let running = await launch(args, setting)
     if (running.ready) {
       return {
         url: tls ? `https://localhost:${listen.split(":")[1]}` : `http://${listen}`,
@@ -145,7 +150,7 @@ export async function startServer({ tls = false, longPollTimeout = "500ms", dura
         async crash() {
           running.child.kill("SIGKILL")
           await running.exited
-          running = await launch(args, admin, logPath)
+          running = await launch(args, setting)
           if (!running.ready) throw new Error(`the server did not come back (${running.ended})`)
         },
         async stop() {

@@ -12,6 +12,7 @@
 //   pause_at=N     silence before event N, of pause=MS (for ever without it)
 //   break_at=N     break off before event N; with break_bytes=N, in its middle
 //   ends=close     delimited by the connection's end instead of chunked
+//   retry=MS       the first event says how soon to reconnect
 //   gzip=1         compressed, if the client accepts it
 //   type=TYPE      another content type; application/x-ndjson sends lines
 //   status=CODE    another status
@@ -40,6 +41,7 @@ function settings(parameters) {
     pause: number("pause", FOREVER_MS),
     breakAt: number("break_at"),
     breakBytes: number("break_bytes", 0),
+    retry: number("retry"),
     closes: parameters.get("ends") === "close",
     gzip: parameters.has("gzip"),
     type: parameters.get("type") ?? "text/event-stream",
@@ -47,11 +49,12 @@ function settings(parameters) {
   }
 }
 
-function eventText(n, { type, ids, end, size }) {
+function eventText(n, { type, from, ids, retry, end, size }) {
   const data = JSON.stringify({ n, text: `token ${n} \u{1f30a}`.padEnd(size, "~") })
   if (type.startsWith("application/x-ndjson")) return data + "\n"
   if (type !== "text/event-stream") return data
-  return (ids ? `id: ${n}${end}` : "") + `data: ${data}${end}${end}`
+  const head = (ids ? `id: ${n}${end}` : "") + (retry && n === from ? `retry: ${retry}${end}` : "")
+  return `${head}data: ${data}${end}${end}`
 }
 
 /** All that /events with this query sends, if it comes to its end. */
@@ -67,7 +70,7 @@ export async function events({ request, response, url, call }) {
   const zips = how.gzip && /\bgzip\b/.test(request.headers["accept-encoding"] ?? "")
   const writer = new Writer(response, zips ? zip(response) : response)
   if (!(await writer.pause(how.headAfter))) return
-  const headers = { "content-type": how.type, "cache-control": "no-cache", "x-upstream": "test" }
+  const headers = { "content-type": how.type, "cache-control": "no-cache", "access-control-allow-origin": "*", "x-upstream": "test" }
   if (zips) headers["content-encoding"] = "gzip"
   if (how.closes && !response.stream) {
     response.useChunkedEncodingByDefault = false
