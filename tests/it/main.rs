@@ -12,4 +12,5 @@ mod limits;
 mod operations;
 mod raw_http;
 mod refusals;
+mod retention;
 mod tls_h2;
