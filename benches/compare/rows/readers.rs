@@ -3,7 +3,6 @@
 
 use super::{Sizes, failed};
 use crate::http::Client;
-use crate::process;
 use crate::servers::{Kind, Server, Setup};
 use crate::sse::Readers;
 use crate::stats::Figure;

@@ -4,7 +4,6 @@
 use super::{Sizes, failed};
 use crate::http::{self, Client};
 use crate::load::{self, Outcome, Workload};
-use crate::process;
 use crate::servers::{Kind, Server, Setup};
 use crate::stats::Figure;
 use std::io::{self, Write};
