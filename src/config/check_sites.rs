@@ -13,7 +13,7 @@ use rustls::sign::CertifiedKey;
 
 use super::check::{Check, steps};
 use super::tree::Step;
-use super::{Certificate, Config, Listen, Route, RouteKind, Site, Streams};
+use super::{Certificate, Config, Listen, Retention, Route, RouteKind, Site, Streams};
 use crate::units::format_duration;
 
 /// The shortest life of an SSE connection: official clients give up after three that are shorter
@@ -89,7 +89,14 @@ impl Check<'_, '_> {
                 RouteKind::Streams(streams) => {
                     self.streams(&steps!["site", n, "route", r, "streams"], streams);
                 }
-                RouteKind::Record(_) | RouteKind::Proxy(_) | RouteKind::ReverseProxy(_) => {}
+                RouteKind::ReverseProxy(settings) => {
+                    self.upstreams(&steps!["site", n, "route", r, "reverse_proxy"], settings);
+                }
+                RouteKind::Record(settings) => {
+                    let shared = settings.reverse_proxy();
+                    self.upstreams(&steps!["site", n, "route", r, "record"], &shared);
+                }
+                RouteKind::Proxy(_) => {}
             }
         }
     }
@@ -123,6 +130,9 @@ impl Check<'_, '_> {
                 hint,
             );
         }
+        if let Some(retention) = &streams.retention {
+            self.retention(&below("retention"), retention);
+        }
         if let Some(url) = &streams.base_url
             && !is_base_url(url)
         {
@@ -134,7 +144,31 @@ impl Check<'_, '_> {
         }
     }
 
-    fn certificate(&mut self, at: &[Step], certificate: &Certificate) {
+    fn retention(&mut self, at: &[Step], retention: &Retention) {
+        let below = |key: &str| [at, &steps![key]].concat();
+        if retention.bytes.is_none() && retention.age.is_none() && self.complete {
+            self.report(
+                at,
+                "`retention` says neither `bytes` nor `age`",
+                "write one of them or both, or leave it out to keep everything",
+            );
+        }
+        if retention.bytes == Some(0) {
+            let hint = "write a size such as \"1GiB\"";
+            self.report(&below("bytes"), "`bytes` is 0", hint);
+        }
+        if let Some(age) = retention.age
+            && (age.is_zero() || age.subsec_nanos() > 0)
+        {
+            self.report(
+                &below("age"),
+                format!("`age` is {}", format_duration(age)),
+                "write whole seconds, at least one: clients are told so",
+            );
+        }
+    }
+
+    pub(super) fn certificate(&mut self, at: &[Step], certificate: &Certificate) {
         let below = |key: &str| [at, &steps![key]].concat();
         let chain = CertificateDer::pem_file_iter(&certificate.cert)
             .and_then(Iterator::collect::<Result<Vec<_>, _>>)
@@ -162,7 +196,7 @@ impl Check<'_, '_> {
         }
     }
 
-    fn pem(&mut self, at: &[Step], file: &Path, what: &str, error: &pem::Error) {
+    pub(super) fn pem(&mut self, at: &[Step], file: &Path, what: &str, error: &pem::Error) {
         let file = file.display();
         let (message, hint) = match error {
             pem::Error::Io(error) => (

@@ -13,6 +13,7 @@ mod load;
 mod problem;
 mod proxy;
 mod record;
+mod retention;
 mod route;
 pub mod schema;
 mod secret;
@@ -35,6 +36,7 @@ pub use load::{AdminFlag, DevFlags};
 pub use problem::{ConfigError, Place, Problem, Problems};
 pub use proxy::Proxy;
 pub use record::{OnDisconnect, Record};
+pub use retention::Retention;
 pub use route::{Route, RouteKind};
 pub use secret::{Secret, TooShort};
 pub use upstream::{
@@ -283,6 +285,12 @@ pub struct Streams {
     #[schemars(regex(pattern = r"^([A-Za-z0-9_-]{1,64})$"))]
     pub namespace: String,
 
+    /// How much of a stream is kept while it lives, unless its creator says otherwise by
+    /// `Stream-Retention`. Without it, all of it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Retention")]
+    pub retention: Option<Retention>,
+
     /// How long a long-poll waits for data before it is answered with 204.
     #[serde(with = "units::duration")]
     #[schemars(with = "DurationText")]
@@ -332,6 +340,7 @@ impl Default for Streams {
     fn default() -> Self {
         Self {
             namespace: "default".to_owned(),
+            retention: None,
             long_poll_timeout: Duration::from_secs(30),
             sse_recycle: Duration::from_mins(1),
             sse_heartbeat: Duration::from_secs(15),

@@ -5,8 +5,8 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::ReverseProxy;
 use super::upstream::upstream_settings;
+use super::{Retention, ReverseProxy};
 use crate::units::{self, DurationText, SizeText};
 
 upstream_settings! {
@@ -91,6 +91,26 @@ upstream_settings! {
         #[schemars(with = "DurationText")]
         pub total_timeout: Duration,
 
+        /// Whether GET requests are for a feed that says the same to everybody: its upstream is
+        /// called once, without the credentials of any client, however many clients there are, and
+        /// called again when it drops.
+        #[serde(default)]
+        pub share: bool,
+
+        /// How long nobody may be reading before the upstream of a shared feed is left.
+        #[serde(default = "idle_stop", with = "units::duration")]
+        #[schemars(with = "DurationText")]
+        pub idle_stop: Duration,
+
+        /// Whether the feed at this path, which must be exact, is recorded from the start of the
+        /// server on, whether somebody reads it or not.
+        #[serde(default)]
+        pub always: bool,
+
+        /// How much is kept of the stream of a shared feed.
+        #[serde(default = "retention")]
+        pub retention: Retention,
+
         /// The most bytes of one recording.
         #[serde(default = "recording_bytes_max", with = "units::size")]
         #[schemars(with = "SizeText")]
@@ -173,6 +193,17 @@ fn idempotency_header() -> String {
 fn credentials() -> Vec<String> {
     let names = ["Authorization", "Cookie", "X-Api-Key", "Api-Key"];
     names.map(str::to_owned).into()
+}
+
+fn idle_stop() -> Duration {
+    Duration::from_mins(1)
+}
+
+fn retention() -> Retention {
+    Retention {
+        bytes: Some(64 << 20),
+        age: Some(Duration::from_hours(24)),
+    }
 }
 
 fn headers_timeout() -> Duration {

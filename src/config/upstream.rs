@@ -33,6 +33,7 @@ macro_rules! upstream_settings {
             /// What is hashed, with `balance = "hash"`: `path`, `client` (its address), or
             /// `header:` and the name of a request header.
             #[serde(default)]
+            #[schemars(with = "String")]
             pub hash_by: $crate::config::HashBy,
 
             /// How upstreams are checked, so that one that is down is left out. Without it, none is.
@@ -227,6 +228,11 @@ pub struct Timeouts {
     #[schemars(with = "DurationText")]
     pub write: Duration,
 
+    /// The longest silence of either end once a connection was upgraded, such as to WebSocket.
+    #[serde(with = "units::duration")]
+    #[schemars(with = "DurationText")]
+    pub upgraded: Duration,
+
     /// How long a connection without a request is kept for the next one. It should be shorter than
     /// the upstream keeps it.
     #[serde(with = "units::duration")]
@@ -240,6 +246,7 @@ impl Default for Timeouts {
             connect: Duration::from_secs(5),
             read: Duration::from_mins(1),
             write: Duration::from_mins(1),
+            upgraded: Duration::from_hours(1),
             idle: Duration::from_mins(1),
         }
     }

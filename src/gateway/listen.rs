@@ -1,6 +1,6 @@
 //! Listeners: one Pingora service for each address, with what all its sites serve.
 
-use super::routes::{self, Routes};
+use super::routes::{self, Building, Routes};
 use super::session::Gateway;
 use super::tls::{Certificates, TlsError};
 use crate::config::{Config, Listen, Site};
@@ -46,7 +46,14 @@ pub fn services(
     recorder: &Arc<Recorder>,
     stop: &CancellationToken,
 ) -> Result<Vec<Service<Connections>>, ListenError> {
-    let sites = routes::sites(config, &server.metrics, recorder, stop)?;
+    let building = Building {
+        limits: &config.limits,
+        metrics: &server.metrics,
+        recorder,
+        draining: &server.draining,
+        stop,
+    };
+    let sites = routes::sites(config, &building)?;
     let addresses: BTreeSet<&Listen> = config.site.iter().flat_map(|site| &site.listen).collect();
     let open = Arc::new(Semaphore::new(config.limits.connections_max));
     addresses

@@ -2,6 +2,7 @@
 
 mod body;
 mod connection;
+mod forward;
 mod listen;
 mod proxy_protocol;
 mod record;

@@ -7,8 +7,8 @@ use crate::recorder::{Opened, Request, Route};
 use crate::serve::{Body, Reply, ServeError};
 use crate::types::StreamPath;
 use http::header::{self, HeaderValue};
-use http::{HeaderName, StatusCode};
-use pingora::http::ResponseHeader;
+use http::{HeaderName, Method, StatusCode};
+use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::ServerSession;
 use std::sync::Arc;
 
@@ -70,6 +70,17 @@ impl Gateway {
         let now_ms = self.server.clock.now_ms();
         format!("{base}{}", route.stream_url(path, now_ms))
     }
+}
+
+/// Whether an answer to this request can never be a recording, so that it need not wait for the
+/// whole body.
+pub(super) fn is_never_recorded(request: &RequestHeader) -> bool {
+    let upgrade = request.headers.contains_key(header::UPGRADE);
+    upgrade
+        || !matches!(
+            request.method,
+            Method::GET | Method::POST | Method::PUT | Method::PATCH
+        )
 }
 
 /// Tells a client where the stream of its answer is.

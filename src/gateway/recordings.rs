@@ -77,6 +77,8 @@ impl Gateway {
             return Err(ServeError::InvalidAction);
         }
         match self.recorder.running(path) {
+            // It is not one reader's to end.
+            Some(recording) if recording.shared => return Err(ServeError::ReadOnly),
             Some(recording) => recording.abort().await,
             None => drop(self.server.view(path).await?),
         }

@@ -1,9 +1,10 @@
 //! Which route a request takes: by listener, host and path.
 
+use super::forward::Forwarder;
 use super::proxy_protocol::Proxy;
 use crate::config::{
-    CacheScope, Config, Listen, ReverseProxy, Route as RouteConfig, RouteKind, Site as SiteConfig,
-    Streams,
+    CacheScope, Config, Limits, Listen, ReverseProxy, Route as RouteConfig, RouteKind,
+    Site as SiteConfig, Streams,
 };
 use crate::observe::metrics::{Metrics, RouteMetrics};
 use crate::recorder::sign::Signer;
@@ -43,13 +44,13 @@ pub struct Route {
 pub enum Kind {
     Streams(Box<serve::Route>),
     /// Upstreams whose answers are recorded.
-    Record(Arc<recorder::Route>),
+    Record(Arc<recorder::Route>, Arc<Forwarder>),
+    /// Upstreams.
+    ReverseProxy(Arc<Forwarder>),
     /// The streams of recordings, by their signed URLs.
     Recordings(Box<Recordings>),
     /// The proxy protocol.
     Proxy(Box<Proxy>),
-    /// Not served yet.
-    Later,
 }
 
 /// The streams of recordings, by their signed URLs.
@@ -58,29 +59,26 @@ pub struct Recordings {
     pub signer: Signer,
 }
 
-/// All sites. Their upstreams are checked until `stop`.
+/// All sites. It must run inside a Tokio runtime: their upstreams are checked from now on.
 pub(super) fn sites(
     config: &Config,
-    metrics: &Metrics,
-    recorder: &Recorder,
-    stop: &CancellationToken,
+    building: &Building<'_>,
 ) -> Result<Vec<Arc<Site>>, UpstreamError> {
-    let building = Building {
-        metrics,
-        recorder,
-        stop,
-    };
     let sites = config.site.iter();
     sites
-        .map(|site| Site::new(site, &building).map(Arc::new))
+        .map(|site| Site::new(site, building).map(Arc::new))
         .collect()
 }
 
 /// What routes are made with.
-struct Building<'a> {
-    metrics: &'a Metrics,
-    recorder: &'a Recorder,
-    stop: &'a CancellationToken,
+pub(super) struct Building<'a> {
+    pub(super) limits: &'a Limits,
+    pub(super) metrics: &'a Arc<Metrics>,
+    pub(super) recorder: &'a Arc<Recorder>,
+    /// Cancelled when clients are to go.
+    pub(super) draining: &'a CancellationToken,
+    /// Cancelled when upstreams need no longer be checked.
+    pub(super) stop: &'a CancellationToken,
 }
 
 impl Routes {
@@ -113,12 +111,16 @@ impl Site {
             .collect::<Result<_, _>>()?;
         let recordings = recording_paths(config).into_iter();
         routes.extend(recordings.map(|path| Arc::new(Route::of_recordings(path, building))));
+        Ok(Self::with(config, routes))
+    }
+
+    fn with(config: &SiteConfig, mut routes: Vec<Arc<Route>>) -> Self {
         routes.sort_by_key(|route| (!route.exact, std::cmp::Reverse(route.prefix.len())));
-        Ok(Self {
+        Self {
             listen: config.listen.clone(),
             hosts: config.hosts.clone(),
             routes,
-        })
+        }
     }
 
     /// How exactly a host is named by this site; `None` if it is not.
@@ -168,6 +170,7 @@ impl Route {
             metrics,
             recorder,
             stop,
+            ..
         } = building;
         let pattern = &config.path;
         let upstreams = |settings: &ReverseProxy| {
@@ -175,20 +178,29 @@ impl Route {
             upstreams.start(stop);
             Ok(upstreams)
         };
+        let forwarder = |upstreams| Arc::new(Forwarder::new(upstreams, pattern, building));
         let kind = match &config.kind {
             RouteKind::Streams(streams) => {
                 Kind::Streams(Box::new(serve::Route::new(streams.clone())))
             }
             RouteKind::Record(record) => {
                 let upstreams = upstreams(&record.reverse_proxy())?;
-                Kind::Record(Arc::new(recorder.route(pattern, record, upstreams)))
+                let forwarder = forwarder(upstreams.clone());
+                let route = Arc::new(recorder.route(pattern, record, upstreams));
+                if record.share && record.always {
+                    let kept = Arc::clone(recorder).keep(route.clone(), pattern.clone());
+                    tokio::spawn(kept);
+                }
+                Kind::Record(route, forwarder)
             }
             RouteKind::Proxy(proxy) => {
                 let base = base_path(pattern);
                 let route = recorder.proxy_route(base, proxy)?;
                 Kind::Proxy(Box::new(Proxy::new(proxy, route)))
             }
-            RouteKind::ReverseProxy(_) => Kind::Later,
+            RouteKind::ReverseProxy(settings) => {
+                Kind::ReverseProxy(forwarder(upstreams(settings)?))
+            }
         };
         Ok(Self::with(pattern, kind, metrics))
     }
@@ -234,7 +246,7 @@ impl Route {
             Kind::Streams(streams) => streams.config.cors,
             Kind::Recordings(recordings) => recordings.streams.config.cors,
             Kind::Proxy(proxy) => proxy.streams.config.cors,
-            Kind::Record(_) | Kind::Later => false,
+            Kind::Record(..) | Kind::ReverseProxy(_) => false,
         }
     }
 
@@ -294,8 +306,17 @@ mod tests {
     fn routes(text: &str) -> Routes {
         let config: Config = toml::from_str(text).unwrap();
         let listen = config.site[0].listen[0].clone();
-        let stop = CancellationToken::new();
-        let sites = sites(&config, &Metrics::new(), &stop).unwrap();
+        let metrics = Metrics::new();
+        let route = |route: &RouteConfig| {
+            let RouteKind::Streams(streams) = &route.kind else {
+                panic!("the tests are about routes of streams");
+            };
+            let kind = Kind::Streams(Box::new(serve::Route::new(streams.clone())));
+            Arc::new(Route::with(&route.path, kind, &metrics))
+        };
+        let site =
+            |site: &SiteConfig| Arc::new(Site::with(site, site.route.iter().map(route).collect()));
+        let sites: Vec<_> = config.site.iter().map(site).collect();
         Routes::of_listener(&sites, &listen)
     }
 
@@ -318,7 +339,7 @@ mod tests {
         let routes = routes(SITES);
         routes.find(host, path).map(|route| match &route.kind {
             Kind::Streams(streams) => streams.config.namespace.clone(),
-            Kind::Later => String::new(),
+            _ => String::new(),
         })
     }
 

@@ -2,6 +2,8 @@
 
 use super::body::Bodies;
 use super::connection::Keeping;
+use super::forward::Forwarder;
+use super::record;
 use super::respond::{self, Sent};
 use super::routes::{Kind, Route, Routes};
 use crate::config::Limits;
@@ -52,6 +54,8 @@ pub(super) enum Answer {
     Recorded(Box<ResponseHeader>, Box<Playback>),
     /// An upstream's answer as it comes.
     Passed(Box<Response>),
+    /// Passing the request on: it is not answered here.
+    Forward(Arc<Forwarder>),
     /// Nobody is there any more.
     Nobody,
 }
@@ -75,8 +79,11 @@ impl Gateway {
         }
     }
 
-    /// Answers one request. An error means that its answer broke off.
-    pub(super) async fn handle(&self, session: &mut ServerSession) -> Result<()> {
+    /// Answers one request, or says who is to pass it on. An error means that its answer broke off.
+    pub(super) async fn handle(
+        &self,
+        session: &mut ServerSession,
+    ) -> Result<Option<Arc<Forwarder>>> {
         self.prepare(session);
         let mut asked = Asked {
             method: session.req_header().method.clone(),
@@ -103,6 +110,7 @@ impl Gateway {
                 respond::play(session, head, *playback, &self.server.metrics.recordings).await
             }
             Ok(Answer::Passed(response)) => respond::pass(session, *response).await,
+            Ok(Answer::Forward(forwarder)) => return Ok(Some(forwarder)),
             Ok(Answer::Nobody) => Sent::client_left(),
             Err(error) => {
                 if let Some(refusal) = error.refusal() {
@@ -118,7 +126,7 @@ impl Gateway {
         };
         self.finished(session, &asked, &sent);
         match sent.broken {
-            None => Ok(()),
+            None => Ok(None),
             Some(error) => Err(error),
         }
     }
@@ -164,12 +172,15 @@ impl Gateway {
     ) -> Result<Answer, ServeError> {
         match &route.kind {
             Kind::Streams(streams) => self.serve(session, route, streams, asked).await,
-            Kind::Record(record) => self.record(session, record, asked).await,
+            Kind::Record(_, forwarder) if record::is_never_recorded(session.req_header()) => {
+                forwarder.accept(session).map(Answer::Forward)
+            }
+            Kind::Record(record, _) => self.record(session, record, asked).await,
+            Kind::ReverseProxy(forwarder) => forwarder.accept(session).map(Answer::Forward),
             Kind::Recordings(recordings) => {
                 self.recordings(session, route, recordings, asked).await
             }
             Kind::Proxy(proxy) => self.proxy(session, route, proxy, asked).await,
-            Kind::Later => Err(ServeError::NoRoute),
         }
     }
 
@@ -309,7 +320,12 @@ fn long_poll_end(sent: &Sent) -> Option<LiveEnd<'static>> {
     }
 }
 
-fn access(session: &ServerSession, method: &Method, route: &str, log: impl FnOnce(&Access<'_>)) {
+pub(super) fn access(
+    session: &ServerSession,
+    method: &Method,
+    route: &str,
+    log: impl FnOnce(&Access<'_>),
+) {
     let request = session.req_header();
     let client = session.client_addr();
     log(&Access {

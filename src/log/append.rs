@@ -7,9 +7,9 @@ use super::state::{
     AppendRefusal, AppendRequest, ProducerState, Seal, StreamState, Unavailable, Verdict,
 };
 use super::stream::{Sequenced, Stream};
-use super::{Log, ReadError};
+use super::{Log, ReadError, retention};
 use crate::hub::Run;
-use crate::types::{Position, ProducerStamp, StreamEnd, StreamId, StreamMeta};
+use crate::types::{Position, ProducerStamp, StreamEnd, StreamId, StreamMeta, UnixMs};
 use bytes::Bytes;
 use std::sync::Arc;
 use thiserror::Error;
@@ -119,7 +119,7 @@ impl Log {
         let start = state.tail;
         let seal = state.apply(request, known, self.segment_bytes, now_ms);
         stream.use_at(now_ms);
-        let (mut writes, work) = side_writes(state, request.producer, seal);
+        let (mut writes, work) = side_writes(stream, state, request.producer, seal, now_ms);
         if request.close {
             writes.extend(finished(stream, state));
         }
@@ -196,9 +196,11 @@ fn appended(state: &StreamState, producer_seq: Option<u64>, duplicate: bool) -> 
 
 /// What an append writes beside its record and the stream's state.
 pub(super) fn side_writes(
-    state: &StreamState,
+    stream: &Stream,
+    state: &mut StreamState,
     producer: Option<&ProducerStamp>,
     seal: Option<Seal>,
+    now_ms: UnixMs,
 ) -> (Vec<Write>, Vec<Pending>) {
     let id = state.meta.id;
     let mut writes = Vec::new();
@@ -210,8 +212,9 @@ pub(super) fn side_writes(
         let key = keys::producer_key(id, &stamp.id);
         writes.push(Write::Put(Table::Producers, key, value));
     }
-    let work = seal.and_then(|seal| seal_writes(id, seal, &mut writes));
-    (writes, work.into_iter().collect())
+    let pack = seal.and_then(|seal| seal_writes(id, seal, &mut writes));
+    let trim = retention::attend(stream, state, seal.is_some(), now_ms, &mut writes);
+    (writes, pack.into_iter().chain(trim).collect())
 }
 
 /// Takes the mark off a stream that was unfinished, on disk as well.
@@ -224,15 +227,16 @@ pub(super) fn finished(stream: &Stream, state: &mut StreamState) -> Option<Write
 }
 
 /// Marks a segment as sealed. Its records are joined later; a single one may lie as it is.
-fn seal_writes(id: StreamId, seal: Seal, writes: &mut Vec<Write>) -> Option<Pending> {
+pub(super) fn seal_writes(id: StreamId, seal: Seal, writes: &mut Vec<Write>) -> Option<Pending> {
     let header = SegmentHeader {
         end: seal.end,
+        sealed_ms: seal.at_ms,
         packed: false,
     };
     writes.push(Write::Put(
         Table::Segments,
         Bytes::copy_from_slice(&keys::position_key(id, seal.start)),
-        Bytes::copy_from_slice(&header.write()),
+        header.write(),
     ));
     (seal.records > 1).then(|| {
         let work = Pending::Pack {

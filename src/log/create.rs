@@ -2,7 +2,7 @@
 
 use super::append::{finished, side_writes};
 use super::committer::{Ack, Change, CommitError, Operation, Room, acknowledged};
-use super::keys::{self, Pending};
+use super::keys::{self, Pending, TimerKind};
 use super::kv::{Table, Write};
 use super::state::{
     AppendRequest, CreateRequest, DEFAULT_CONTENT_TYPE, StreamState, Unavailable, fork_spans,
@@ -12,7 +12,7 @@ use super::{Log, ReadError};
 use crate::frame::{self, Frames};
 use crate::hub::Run;
 use crate::types::{
-    ForkMeta, Kind, Lifetime, Position, StreamEnd, StreamMeta, UnixMs, same_content_type,
+    ForkMeta, Kind, Lifetime, Offset, Position, StreamEnd, StreamMeta, UnixMs, same_content_type,
 };
 use bytes::Bytes;
 use std::sync::Arc;
@@ -63,6 +63,8 @@ pub enum CreateError {
     ForkOffset,
     #[error("Stream-Fork-Sub-Offset reaches beyond the next append of the source")]
     ForkSubOffset,
+    #[error("the source begins at {}: what was before it was trimmed", Offset(*earliest))]
+    ForkTrimmed { earliest: Position },
     #[error("the note is longer than {NOTE_BYTES_MAX} bytes")]
     NoteTooLong,
     #[error(transparent)]
@@ -76,8 +78,20 @@ struct ForkPoint {
     source: Arc<Stream>,
     meta: Arc<StreamMeta>,
     offset: Position,
+    /// Where the source begins.
+    earliest: Position,
     /// What a sub-offset takes of the source's next append, as frames.
     part: Option<Bytes>,
+}
+
+impl ForkPoint {
+    fn check(&self) -> Result<(), CreateError> {
+        let earliest = self.earliest;
+        if self.offset < earliest {
+            return Err(CreateError::ForkTrimmed { earliest });
+        }
+        Ok(())
+    }
 }
 
 impl Log {
@@ -102,8 +116,8 @@ impl Log {
                 self.committer.settled(ticket).await?;
                 return outcome;
             }
-            let point = self.fork_point(stream, &create.request).await?;
-            self.sequence_fork(stream, &create, &point, room)
+            let mut point = self.fork_point(stream, &create.request).await?;
+            self.sequence_fork(stream, &create, &mut point, room)
         } else {
             let mut sequenced = stream.sequenced.lock();
             self.sequence_create(stream, &mut sequenced, &create, None, room)
@@ -137,7 +151,7 @@ impl Log {
         &self,
         stream: &Arc<Stream>,
         create: &Create<'_>,
-        point: &ForkPoint,
+        point: &mut ForkPoint,
         room: Room,
     ) -> Sequencing {
         let _two = self.two_streams.lock();
@@ -145,7 +159,11 @@ impl Log {
         let ticket = source.ticket;
         let now_ms = self.clock.now_ms();
         let alive = match source.alive(point.source.used_ms(), now_ms) {
-            Ok(state) if state.meta.id == point.meta.id => Ok(state),
+            Ok(state) if state.meta.id == point.meta.id => {
+                // It may have been trimmed meanwhile.
+                point.earliest = state.earliest;
+                point.check().map(|()| state)
+            }
             Ok(_) | Err(Unavailable::NotFound) => Err(CreateError::SourceNotFound),
             Err(Unavailable::Gone) => Err(CreateError::SourceGone),
         };
@@ -199,9 +217,10 @@ impl Log {
         let point = fork.as_ref().map(|(point, _)| *point);
         let meta = Arc::new(new_meta(id, create, point, now_ms));
         let mut state = StreamState::new(meta.clone(), now_ms);
+        state.earliest = point.map_or(0, |point| point.earliest);
         Self::mark(stream, &mut state, create, &mut writes);
         if let Some(deadline) = state.deadline_ms() {
-            let key = Bytes::copy_from_slice(&keys::timer_key(deadline, id));
+            let key = TimerKind::Expiry.key(deadline, id);
             let path = Bytes::copy_from_slice(stream.path().key().as_bytes());
             writes.push(Write::Put(Table::Timers, key, path));
         }
@@ -209,6 +228,7 @@ impl Log {
         let part = point.and_then(|point| point.part.clone());
         let frames = join(meta.kind, part, create.frames.clone());
         let mut work = self.fill(
+            stream,
             &mut state,
             &create.request,
             frames.as_ref(),
@@ -258,6 +278,7 @@ impl Log {
     /// Appends the first data to a new stream, and closes it if asked.
     fn fill(
         &self,
+        stream: &Stream,
         state: &mut StreamState,
         request: &CreateRequest<'_>,
         frames: Option<&Bytes>,
@@ -275,7 +296,7 @@ impl Log {
             producers_max: self.producers_max,
         };
         let seal = state.apply(&append, None, self.segment_bytes, now_ms);
-        let (side, work) = side_writes(state, None, seal);
+        let (side, work) = side_writes(stream, state, None, seal, now_ms);
         writes.extend(side);
         work
     }
@@ -304,27 +325,34 @@ impl Log {
         {
             return Err(CreateError::SourceContentType(held.clone()));
         }
+        if fork.body.is_some_and(|kind| kind != view.meta.kind) {
+            // It was replaced since the body was framed.
+            return Err(CreateError::SourceNotFound);
+        }
         let offset = fork.offset.unwrap_or(view.tail);
         if offset > view.tail {
             return Err(CreateError::ForkOffset);
         }
+        let mut point = ForkPoint {
+            source: source.clone(),
+            meta: view.meta.clone(),
+            offset,
+            earliest: view.earliest,
+            part: None,
+        };
+        point.check()?;
         let next = self.append_at(&source, &view, offset).await?;
         if next.as_ref().is_some_and(|run| run.start != offset) {
             return Err(CreateError::ForkOffset);
         }
-        let part = match (fork.sub_offset, next) {
+        point.part = match (fork.sub_offset, next) {
             (0, _) => None,
             (count, Some(next)) => Some(
                 part_of(view.meta.kind, &next.frames, count).ok_or(CreateError::ForkSubOffset)?,
             ),
             (_, None) => return Err(CreateError::ForkSubOffset),
         };
-        Ok(ForkPoint {
-            source,
-            meta: view.meta,
-            offset,
-            part,
-        })
+        Ok(point)
     }
 }
 

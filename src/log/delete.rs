@@ -1,13 +1,14 @@
 //! Deleting streams, and letting go of the sources of deleted forks.
 
 use super::append::finished;
-use super::committer::{CommitError, Operation, acknowledged};
+use super::committer::{Ack, CommitError, Operation, acknowledged};
 use super::create::purge_of;
 use super::keys::Pending;
 use super::kv::{Table, Write};
 use super::state::Unavailable;
 use super::stream::{Sequenced, Stream};
-use super::{Log, ReadError};
+use super::worker::WorkError;
+use super::{Log, ReadError, retention};
 use crate::types::{StreamId, StreamPath};
 use std::sync::Arc;
 use thiserror::Error;
@@ -49,39 +50,42 @@ impl Log {
         }
     }
 
-    /// Takes one fork off its source, and removes the source if it only lived for it. `released` is
-    /// the purge that asked: it is written down as done in the same batch.
+    /// Queues that a purged fork is taken off its source, and that the source goes if it only lived
+    /// for it. In the same batch it is written down that the fork let go.
     pub(super) async fn release(
         &self,
+        fork_id: StreamId,
         source_id: StreamId,
         source: &StreamPath,
-        released: &Pending,
-    ) -> Result<(), DeleteError> {
+    ) -> Result<Ack, WorkError> {
         let stream = self.stream(source).await?;
         let room = self.committer.admit(0).await?;
-        let ack = {
-            let mut sequenced = stream.sequenced.lock();
-            let note = Write::Put(Table::Pending, released.key(), released.value());
-            let now_ms = self.clock.now_ms();
-            let used_ms = stream.used_ms();
-            let release = match &mut sequenced.state {
-                Some(state) if state.meta.id == source_id => {
-                    state.last_used_ms = state.last_used_ms.max(used_ms);
-                    state.forks = state.forks.saturating_sub(1);
-                    if state.forks == 0 && (state.deleted || state.expired(now_ms)) {
-                        remove(&stream, &mut sequenced, vec![note])
-                    } else {
-                        let state = Some(state.clone());
-                        Operation::of_state(&stream, state, vec![note], Vec::new())
-                    }
-                }
-                _ => Operation::of_writes(vec![note]),
-            };
-            let (ticket, ack) = self.committer.push(release, Some(room));
-            sequenced.ticket = ticket;
-            ack
+        let mut sequenced = stream.sequenced.lock();
+        let released = Pending::Purge {
+            id: fork_id,
+            source: None,
         };
-        Ok(acknowledged(ack).await?)
+        let mut writes = vec![Write::Put(Table::Pending, released.key(), released.value())];
+        let now_ms = self.clock.now_ms();
+        let used_ms = stream.used_ms();
+        let release = match &mut sequenced.state {
+            Some(state) if state.meta.id == source_id => {
+                state.last_used_ms = state.last_used_ms.max(used_ms);
+                state.forks = state.forks.saturating_sub(1);
+                if state.forks == 0 && (state.deleted || state.expired(now_ms)) {
+                    remove(&stream, &mut sequenced, writes)
+                } else {
+                    // What was kept for the forks alone may be more than the stream keeps.
+                    let trim = retention::ask_to_trim(&stream, state, &mut writes);
+                    let work = trim.into_iter().collect();
+                    Operation::of_state(&stream, Some(state.clone()), writes, work)
+                }
+            }
+            _ => Operation::of_writes(writes),
+        };
+        let (ticket, ack) = self.committer.push(release, Some(room));
+        sequenced.ticket = ticket;
+        Ok(ack)
     }
 }
 

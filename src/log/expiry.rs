@@ -1,10 +1,11 @@
-//! Removing expired streams, by an index of deadlines: no stream is looked at before its time.
+//! Removing expired streams and looking after data that ages, by an index of times: no stream is
+//! looked at before its time.
 
 use super::committer::{CommitError, Operation};
 use super::delete::remove;
-use super::keys::{read_timer_key, timer_key};
+use super::keys::{TimerKind, read_timer_key, timers_until};
 use super::kv::{Kv, KvError, Table, Write};
-use super::{Log, ReadError};
+use super::{Log, ReadError, retention};
 use crate::types::{StreamId, StreamPath, UnixMs};
 use bytes::Bytes;
 use std::ops::ControlFlow;
@@ -64,13 +65,14 @@ impl Log {
             // A stream that was replaced has a timer of its own.
             state.meta.id == timer.id && !state.deleted
         });
-        let change = match state {
-            None => Operation::of_writes(writes).unacknowledged(),
-            Some(state) => {
+        let change = match (state, timer.kind) {
+            (None, _) => Operation::of_writes(writes).unacknowledged(),
+            (Some(state), TimerKind::Retention) => retention::age(&stream, state, writes, now_ms),
+            (Some(state), TimerKind::Expiry) => {
                 state.last_used_ms = state.last_used_ms.max(used_ms);
                 match state.deadline_ms() {
                     Some(deadline) if deadline > now_ms => {
-                        let key = Bytes::copy_from_slice(&timer_key(deadline, timer.id));
+                        let key = TimerKind::Expiry.key(deadline, timer.id);
                         let path = Bytes::copy_from_slice(timer.path.key().as_bytes());
                         writes.push(Write::Put(Table::Timers, key, path));
                         let state = Some(state.clone());
@@ -95,13 +97,14 @@ fn not_committed(error: &CommitError) -> ReadError {
 struct Timer {
     key: Bytes,
     id: StreamId,
+    kind: TimerKind,
     path: StreamPath,
 }
 
 fn due_timers(kv: &dyn Kv, now_ms: UnixMs) -> Result<Vec<Timer>, ReadError> {
     let mut due = Vec::new();
     let mut unreadable = None;
-    let end = timer_key(now_ms + 1, 0);
+    let end = timers_until(now_ms + 1);
     kv.scan(Table::Timers, &[], &end, &mut |key, value| {
         match read_timer(key, value) {
             Ok(timer) => due.push(timer),
@@ -120,7 +123,7 @@ fn due_timers(kv: &dyn Kv, now_ms: UnixMs) -> Result<Vec<Timer>, ReadError> {
 }
 
 fn read_timer(key: &[u8], value: &[u8]) -> Result<Timer, ReadError> {
-    let (_, id) = read_timer_key(key)?;
+    let (_, id, kind) = read_timer_key(key)?;
     let path = std::str::from_utf8(value)
         .ok()
         .and_then(StreamPath::from_key)
@@ -128,6 +131,7 @@ fn read_timer(key: &[u8], value: &[u8]) -> Result<Timer, ReadError> {
     Ok(Timer {
         key: Bytes::copy_from_slice(key),
         id,
+        kind,
         path,
     })
 }

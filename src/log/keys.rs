@@ -12,9 +12,11 @@
 //! | packed    | id, start                    | the frames of a packed segment               |
 //! | producers | id, producer id              | epoch, last seq                              |
 //! | notes     | id                           | what the creator keeps with the stream       |
-//! | timers    | deadline in ms, id           | stream key                                   |
+//! | timers    | deadline in ms, id           | stream key: it may have expired then         |
+//! | timers    | time in ms, id, `r`          | stream key: look at its retention then       |
 //! | pending   | `p`, id, start               | pack this segment: end                       |
 //! | pending   | `d`, id                      | purge this stream: source id and key, if any |
+//! | pending   | `t`, id                      | trim this stream: stream key                 |
 //! | pending   | `u`, id                      | this stream is being recorded: stream key    |
 //!
 //! Numbers in keys are big endian, so that they sort. Numbers in values are LEB128, but for fixed
@@ -73,13 +75,41 @@ pub fn note_key(id: StreamId) -> Bytes {
     Bytes::copy_from_slice(&id.to_be_bytes())
 }
 
-/// (deadline, id): keys of timers.
-pub fn timer_key(deadline_ms: UnixMs, id: StreamId) -> [u8; 16] {
-    position_key(deadline_ms, id)
+/// What a timer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimerKind {
+    /// The stream may have expired.
+    Expiry,
+    /// Data of the stream may be too old.
+    Retention,
 }
 
-pub fn read_timer_key(key: &[u8]) -> Result<(UnixMs, StreamId), Corrupt> {
-    read_position_key(key)
+impl TimerKind {
+    /// The key of a timer of this kind.
+    pub fn key(self, at_ms: UnixMs, id: StreamId) -> Bytes {
+        let kind: &[u8] = match self {
+            Self::Expiry => b"",
+            Self::Retention => b"r",
+        };
+        [&timers_until(at_ms), &id.to_be_bytes()[..], kind]
+            .concat()
+            .into()
+    }
+}
+
+/// The keys of all timers before `at_ms` are below this one.
+pub fn timers_until(at_ms: UnixMs) -> [u8; 8] {
+    at_ms.to_be_bytes()
+}
+
+pub fn read_timer_key(key: &[u8]) -> Result<(UnixMs, StreamId, TimerKind), Corrupt> {
+    let (key, kind) = key.split_at_checked(16).ok_or(Corrupt("timer"))?;
+    let (at_ms, id) = read_position_key(key)?;
+    match kind {
+        b"" => Ok((at_ms, id, TimerKind::Expiry)),
+        b"r" => Ok((at_ms, id, TimerKind::Retention)),
+        _ => Err(Corrupt("timer")),
+    }
 }
 
 fn be_u64(bytes: &[u8]) -> Result<u64, Corrupt> {
@@ -102,6 +132,8 @@ pub enum Pending {
         id: StreamId,
         source: Option<(StreamId, StreamPath)>,
     },
+    /// Remove what the stream need not keep.
+    Trim { id: StreamId, path: StreamPath },
     /// Close a stream whose recording did not end. Nothing works on it but the recorder.
     Finish { id: StreamId, path: StreamPath },
 }
@@ -111,6 +143,7 @@ impl Pending {
         match self {
             Self::Pack { id, start, .. } => [&b"p"[..], &position_key(*id, *start)].concat().into(),
             Self::Purge { id, .. } => id_key(b'd', *id),
+            Self::Trim { id, .. } => id_key(b't', *id),
             Self::Finish { id, .. } => id_key(b'u', *id),
         }
     }
@@ -123,7 +156,7 @@ impl Pending {
                 out.number(*id);
                 out.text(path.key());
             }),
-            Self::Finish { path, .. } => out.text(path.key()),
+            Self::Trim { path, .. } | Self::Finish { path, .. } => out.text(path.key()),
         }
         out.finish()
     }
@@ -141,11 +174,14 @@ impl Pending {
                 let source = input.option(|input| Ok((input.number()?, input.path()?)))?;
                 Ok(Self::Purge { id, source })
             }
-            Some((b'u', rest)) => {
-                let id = be_u64(rest)?;
-                let path = input.path()?;
-                Ok(Self::Finish { id, path })
-            }
+            Some((b't', rest)) => Ok(Self::Trim {
+                id: be_u64(rest)?,
+                path: input.path()?,
+            }),
+            Some((b'u', rest)) => Ok(Self::Finish {
+                id: be_u64(rest)?,
+                path: input.path()?,
+            }),
             _ => Err(Corrupt("pending work")),
         }
     }
@@ -160,27 +196,30 @@ fn id_key(kind: u8, id: StreamId) -> Bytes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {
     pub end: Position,
+    /// When it was sealed; 0 if that was before this was written down.
+    pub sealed_ms: UnixMs,
     /// Whether the frames are one value; otherwise they still are records.
     pub packed: bool,
 }
 
 impl SegmentHeader {
-    pub const BYTES: usize = 9;
-
-    pub fn write(self) -> [u8; Self::BYTES] {
-        let mut bytes = [u8::from(self.packed); Self::BYTES];
-        bytes[1..].copy_from_slice(&self.end.to_be_bytes());
-        bytes
+    pub fn write(self) -> Bytes {
+        let packed = [u8::from(self.packed)];
+        let numbers = [self.end.to_be_bytes(), self.sealed_ms.to_be_bytes()];
+        [&packed[..], &numbers.concat()].concat().into()
     }
 
     pub fn read(value: &[u8]) -> Result<Self, Corrupt> {
-        match value.split_first() {
-            Some((packed, end)) if end.len() == 8 => Ok(Self {
-                packed: *packed == 1,
-                end: be_u64(end)?,
-            }),
-            _ => Err(Corrupt("segment")),
-        }
+        let (packed, numbers) = value.split_first().ok_or(Corrupt("segment"))?;
+        let (end, sealed_ms) = numbers.split_at_checked(8).ok_or(Corrupt("segment"))?;
+        Ok(Self {
+            packed: *packed == 1,
+            end: be_u64(end)?,
+            sealed_ms: match sealed_ms {
+                [] => 0,
+                sealed_ms => be_u64(sealed_ms)?,
+            },
+        })
     }
 }
 
@@ -223,6 +262,7 @@ pub fn write_state(state: &StreamState) -> Bytes {
         out.option(end.reason.as_ref(), |out, reason| out.text(reason));
     });
     out.flag(state.unfinished);
+    out.flag(state.retaining);
     out.option(state.stream_seq.as_ref(), |out, seq| out.text(seq));
     out.number(u64::from(state.forks));
     out.flag(state.deleted);
@@ -290,6 +330,7 @@ pub fn read_state(value: &[u8]) -> Result<StreamState, Corrupt> {
         })?,
         end: input.since(2, |input| input.option(read_end))?,
         unfinished: input.since(2, In::flag)?,
+        retaining: input.since(2, In::flag)?,
         stream_seq: input.option(|input| Ok(input.text()?.into()))?,
         forks: input.number()? as u32,
         deleted: input.flag()?,

@@ -75,14 +75,14 @@ prop_compose! {
         meta in metas(),
         (earliest, tail, sealed, last_seal, last_used_ms) in any::<(u64, u64, u64, u64, u64)>(),
         (open_records, forks, producers) in any::<(u32, u32, u32)>(),
-        (closed, deleted, unfinished) in any::<(bool, bool, bool)>(),
+        (closed, deleted, unfinished, retaining) in any::<(bool, bool, bool, bool)>(),
         end in option::of(ends()),
         closed_by in option::of(stamps()),
         stream_seq in option::of("\\PC{0,20}"),
     ) -> StreamState {
         StreamState {
             meta: Arc::new(meta),
-            earliest, tail, sealed, last_seal, open_records, closed, closed_by, forks, deleted, producers, last_used_ms, unfinished,
+            earliest, tail, sealed, last_seal, open_records, closed, closed_by, forks, deleted, producers, last_used_ms, unfinished, retaining,
             end: end.map(Arc::new),
             stream_seq: stream_seq.map(Arc::from),
         }
@@ -168,6 +168,7 @@ proptest! {
         for work in [
             Pending::Pack { id, start, end },
             Pending::Purge { id, source },
+            Pending::Trim { id, path: path.clone() },
             Pending::Finish { id, path },
         ] {
             prop_assert_eq!(Pending::read(&work.key(), &work.value()), Ok(work));
@@ -175,10 +176,22 @@ proptest! {
     }
 
     #[test]
-    fn small_values_round_trip(epoch: u64, last_seq: u64, end: u64, packed: bool) {
+    fn small_values_round_trip(epoch: u64, last_seq: u64, end: u64, sealed_ms: u64, packed: bool) {
         let producer = ProducerState { epoch, last_seq };
         prop_assert_eq!(read_producer(&write_producer(producer)), Ok(producer));
-        let header = SegmentHeader { end, packed };
-        prop_assert_eq!(SegmentHeader::read(&header.write()), Ok(header));
+        let header = SegmentHeader { end, sealed_ms, packed };
+        let written = header.write();
+        prop_assert_eq!(SegmentHeader::read(&written), Ok(header));
+        // As the first version wrote it.
+        let first = SegmentHeader { sealed_ms: 0, ..header };
+        prop_assert_eq!(SegmentHeader::read(&written[..9]), Ok(first));
+    }
+
+    #[test]
+    fn timers_sort_by_their_time(a in any::<(u64, u64)>(), b in any::<(u64, u64)>()) {
+        for kind in [TimerKind::Expiry, TimerKind::Retention] {
+            prop_assert_eq!(read_timer_key(&kind.key(a.0, a.1)), Ok((a.0, a.1, kind)));
+            prop_assert_eq!(a.0 < b.0, kind.key(a.0, a.1)[..] < timers_until(b.0)[..]);
+        }
     }
 }

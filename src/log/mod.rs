@@ -16,6 +16,7 @@ mod purge;
 mod reader;
 mod recovery;
 mod registry;
+mod retention;
 pub mod rocks;
 mod segment;
 pub mod state;
@@ -36,7 +37,7 @@ use crate::clock::Clock;
 use crate::config::LogConfig;
 use crate::hub::HotBytes;
 use crate::observe::metrics::Metrics;
-use crate::types::{StreamId, StreamPath};
+use crate::types::{Offset, Position, StreamId, StreamPath};
 use committer::Committer;
 use kv::{Kv, KvError};
 use parking_lot::Mutex;
@@ -74,6 +75,8 @@ pub enum ReadError {
     Corrupt(#[from] keys::Corrupt),
     #[error("the stream is gone")]
     Gone,
+    #[error("the stream begins at {}: what was before it was trimmed", Offset(*earliest))]
+    Trimmed { earliest: Position },
 }
 
 /// Figures of the log for the metrics.

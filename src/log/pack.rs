@@ -19,18 +19,21 @@ pub(super) fn pack(
     let done = Pending::Pack { id, start, end };
     let mut writes = vec![Write::Delete(Table::Pending, done.key())];
     let key = position_key(id, start);
-    let waits = match kv.get(Table::Segments, &key)? {
-        Some(value) => !SegmentHeader::read(&value)?.packed,
-        None => false,
+    // None: its stream was purged, or the segment trimmed.
+    let header = match kv.get(Table::Segments, &key)? {
+        Some(value) => SegmentHeader::read(&value)?,
+        None => return Ok(writes),
     };
-    if !waits {
+    if header.packed {
         return Ok(writes);
     }
     let run = segment::read(kv, id, start)?.run;
-    let header = SegmentHeader { end, packed: true }.write();
-    let header = Bytes::copy_from_slice(&header);
+    let header = SegmentHeader {
+        packed: true,
+        ..header
+    };
     let key = Bytes::copy_from_slice(&key);
-    writes.push(Write::Put(Table::Segments, key.clone(), header));
+    writes.push(Write::Put(Table::Segments, key.clone(), header.write()));
     writes.push(Write::Put(Table::Packed, key, run.frames.clone()));
     writes.extend(remove_records(id, start, end, &run.frames));
     Ok(writes)

@@ -13,32 +13,53 @@ const SINGLE_REMOVALS_MAX: usize = 512;
 /// The changes that remove all data of a stream, and about how many bytes it has.
 pub(super) fn purge(kv: &dyn Kv, id: StreamId) -> Result<(Vec<Write>, u64), ReadError> {
     let mut writes = Vec::new();
-    let mut bytes = 0;
     let (from, to) = keys::id_range(id);
+    let (from, to) = (Bytes::copy_from_slice(&from), Bytes::copy_from_slice(&to));
+    let mut bytes = 0;
     for table in [
         Table::Records,
         Table::Segments,
         Table::Producers,
         Table::Notes,
     ] {
-        let mut keys = Vec::new();
-        kv.scan(table, &from, &to, &mut |key, value| {
-            bytes += data_bytes(table, key, value);
-            keys.push(Bytes::copy_from_slice(key));
-            if keys.len() > SINGLE_REMOVALS_MAX {
-                return ControlFlow::Break(());
-            }
-            ControlFlow::Continue(())
-        })?;
-        if table == Table::Segments {
-            // They have the same keys, and are too large to be looked at.
-            remove(&mut writes, Table::Packed, id, keys.clone());
-        }
-        remove(&mut writes, table, id, keys);
+        bytes += remove_range(kv, &mut writes, table, &from, &to)?;
     }
     let done = Pending::Purge { id, source: None };
     writes.push(Write::Delete(Table::Pending, done.key()));
     Ok((writes, bytes))
+}
+
+/// Adds the changes that remove the entries of a table from `from` up to `to`, with segments what
+/// was packed of them. Returns about how many bytes they stand for.
+pub(super) fn remove_range(
+    kv: &dyn Kv,
+    writes: &mut Vec<Write>,
+    table: Table,
+    from: &Bytes,
+    to: &Bytes,
+) -> Result<u64, ReadError> {
+    let (mut keys, mut bytes) = (Vec::new(), 0);
+    kv.scan(table, from, to, &mut |key, value| {
+        bytes += data_bytes(table, key, value);
+        keys.push(Bytes::copy_from_slice(key));
+        if keys.len() > SINGLE_REMOVALS_MAX {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    })?;
+    let mut remove = |table| {
+        if keys.len() > SINGLE_REMOVALS_MAX {
+            writes.push(Write::DeleteRange(table, from.clone(), to.clone()));
+        } else {
+            writes.extend(keys.iter().map(|key| Write::Delete(table, key.clone())));
+        }
+    };
+    remove(table);
+    if table == Table::Segments {
+        // They have the same keys, and are too large to be looked at.
+        remove(Table::Packed);
+    }
+    Ok(bytes)
 }
 
 /// How much data an entry stands for.
@@ -49,15 +70,4 @@ fn data_bytes(table: Table, key: &[u8], value: &[u8]) -> u64 {
         return header.end.saturating_sub(start);
     }
     value.len() as u64
-}
-
-/// Removes the first entries of a stream in a table; all of them, if they are too many.
-fn remove(writes: &mut Vec<Write>, table: Table, id: StreamId, keys: Vec<Bytes>) {
-    if keys.len() > SINGLE_REMOVALS_MAX {
-        let (from, to) = keys::id_range(id);
-        let (from, to) = (Bytes::copy_from_slice(&from), Bytes::copy_from_slice(&to));
-        writes.push(Write::DeleteRange(table, from, to));
-    } else {
-        writes.extend(keys.into_iter().map(|key| Write::Delete(table, key)));
-    }
 }

@@ -64,12 +64,18 @@ impl Answer {
 }
 
 impl Log {
-    /// What is answered to a read from `at`: nothing if that is the tail or beyond it.
+    /// What is answered to a read from `at`: nothing if that is the tail or beyond it, and an error
+    /// if it lies before what is kept.
     pub async fn answer(&self, stream: &Arc<Stream>, at: Position) -> Result<Answer, ReadError> {
         let (view, hot) = stream
             .tail()
             .read(at, |view| own_end(view, at))
             .ok_or(ReadError::Gone)?;
+        if at < view.earliest {
+            return Err(ReadError::Trimmed {
+                earliest: view.earliest,
+            });
+        }
         if at >= view.tail {
             return Ok(Answer {
                 from: view.tail,
@@ -88,7 +94,13 @@ impl Log {
                     body: AnswerBody::Hot(runs),
                 })
             }
-            None => self.cold_answer(stream, view, at).await,
+            None => {
+                let id = view.meta.id;
+                match self.cold_answer(stream, view, at).await {
+                    Err(ReadError::Gone) => Err(self.why_gone(stream, id, at).await),
+                    answer => answer,
+                }
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! What a stream is and what may be done to it: pure rules, without IO; time is an argument.
 
 use crate::types::{
-    Lifetime, Position, ProducerStamp, Retention, Span, StreamEnd, StreamId, StreamMeta,
+    Kind, Lifetime, Position, ProducerStamp, Retention, Span, StreamEnd, StreamId, StreamMeta,
     StreamPath, UnixMs, same_content_type,
 };
 use std::sync::Arc;
@@ -52,6 +52,8 @@ pub struct StreamState {
     pub end: Option<Arc<StreamEnd>>,
     /// Whether a recording is under way that a crash would leave open.
     pub unfinished: bool,
+    /// Whether a timer is set for the retention of its data.
+    pub retaining: bool,
     /// The highest `Stream-Seq`; its scope is the stream.
     pub stream_seq: Option<Arc<str>>,
     /// Forks that read from this stream.
@@ -79,6 +81,7 @@ impl StreamState {
             closed_by: None,
             end: None,
             unfinished: false,
+            retaining: false,
             stream_seq: None,
             forks: 0,
             deleted: false,
@@ -262,22 +265,32 @@ impl StreamState {
             self.end = request.end.cloned().map(Arc::new);
         }
         self.last_used_ms = self.last_used_ms.max(now_ms);
-        self.seal(segment_bytes)
+        self.seal(segment_bytes, now_ms)
     }
 
     /// Seals the open remainder when it has grown to a segment, or when the stream is closed.
     ///
     /// One record that ends a closed stream needs no seal: it is the last segment as it lies.
-    fn seal(&mut self, segment_bytes: u64) -> Option<Seal> {
-        let full = self.tail - self.sealed >= segment_bytes;
+    fn seal(&mut self, segment_bytes: u64, now_ms: UnixMs) -> Option<Seal> {
+        let full = self.tail - self.sealed >= self.seal_bytes(segment_bytes);
         let last = self.closed && self.open_records > 1;
-        if self.open_records == 0 || !(full || last) {
+        if full || last {
+            self.seal_open(now_ms)
+        } else {
+            None
+        }
+    }
+
+    /// Seals the open remainder, if there is one.
+    pub(super) fn seal_open(&mut self, now_ms: UnixMs) -> Option<Seal> {
+        if self.open_records == 0 {
             return None;
         }
         let seal = Seal {
             start: self.sealed,
             end: self.tail,
             records: self.open_records,
+            at_ms: now_ms,
         };
         self.last_seal = seal.start;
         self.sealed = seal.end;
@@ -292,6 +305,7 @@ pub struct Seal {
     pub start: Position,
     pub end: Position,
     pub records: u32,
+    pub at_ms: UnixMs,
 }
 
 fn judge_producer(
@@ -350,6 +364,9 @@ pub struct ForkRequest<'a> {
     pub source: &'a StreamPath,
     pub offset: Option<Position>,
     pub sub_offset: u64,
+    /// As what the body was framed, if there is one: a source of another kind is not the one that
+    /// was meant.
+    pub body: Option<Kind>,
 }
 
 /// The content type of a stream whose creator named none.

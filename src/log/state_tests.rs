@@ -264,7 +264,8 @@ fn segments_are_sealed_when_full_and_at_the_end() {
         Some(Seal {
             start: 0,
             end: 120,
-            records: 2
+            records: 2,
+            at_ms: 0,
         })
     );
     assert_eq!(accept(&mut state, &append(10)), None);
@@ -279,7 +280,8 @@ fn segments_are_sealed_when_full_and_at_the_end() {
         Some(Seal {
             start: 120,
             end: 140,
-            records: 2
+            records: 2,
+            at_ms: 0,
         })
     );
     let mut single = text_stream();
@@ -363,6 +365,7 @@ fn a_repeated_put_is_compared() {
         source: &source,
         offset: None,
         sub_offset: 0,
+        body: None,
     });
     assert!(!state.matches(&CreateRequest { fork, ..same }));
 }

@@ -1,16 +1,17 @@
-//! Work behind the answers: packing and purging, expiry, sweeping what nobody uses.
+//! Work behind the answers: packing, purging and trimming, expiry, sweeping what nobody uses.
 //!
 //! Work that must not be lost is written down with the change that caused it, so a crash only
 //! delays it.
 
-use super::committer::{Operation, Writer};
+use super::committer::{CommitError, Operation, Writer, acknowledged};
 use super::keys::Pending;
-use super::kv::{Kv, KvError, Table, Write};
+use super::kv::{Kv, Table, Write};
 use super::{Log, ReadError, pack, purge};
-use crate::types::{StreamId, StreamPath};
+use crate::types::StreamId;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use thiserror::Error;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 
@@ -48,45 +49,55 @@ impl Log {
 
     /// Does the work that comes, until no more can come.
     pub(super) async fn work_off(self: Arc<Self>, mut work: UnboundedReceiver<Pending>) {
-        let mut purged = Purged::default();
+        let mut removed = Removed::default();
         let mut batch = Vec::with_capacity(BATCH_MAX);
         while work.recv_many(&mut batch, BATCH_MAX).await > 0 {
-            while let Err(error) = self.work_batch(&mut batch, &mut purged).await {
-                tracing::warn!(%error, "packing or purging failed");
-                if self.failed() {
-                    return;
+            if self.work_batch(&mut batch, &mut removed).await.is_err() {
+                // One by one, so that what cannot be done holds up nothing else.
+                for piece in batch.chunks_mut(1) {
+                    self.work_alone(piece, &mut removed).await;
                 }
-                tokio::time::sleep(RETRY_DELAY).await;
+            }
+            if self.failed() {
+                return;
             }
             batch.clear();
+        }
+    }
+
+    /// Does one piece of work. What cannot be done stays written down, for the next start.
+    async fn work_alone(&self, piece: &mut [Pending], removed: &mut Removed) {
+        while !self.failed() {
+            match self.work_batch(piece, removed).await {
+                Err(WorkError::Commit(CommitError::Overloaded)) => {
+                    tokio::time::sleep(RETRY_DELAY).await;
+                }
+                Err(WorkError::Read(error)) => {
+                    tracing::error!(%error, work = ?piece, "work on a stream is left to the next start");
+                    self.metrics.work_errors.inc();
+                    return;
+                }
+                Ok(()) | Err(WorkError::Commit(_)) => return,
+            }
         }
     }
 
     async fn work_batch(
         &self,
         batch: &mut [Pending],
-        purged: &mut Purged,
-    ) -> Result<(), ReadError> {
-        let mut purges = Vec::new();
-        for work in batch.iter_mut() {
-            if let Pending::Purge { id, source } = work {
-                if let Some((source_id, path)) = source {
-                    self.let_go(*id, *source_id, path).await?;
-                    // Done, also if the rest of the batch is tried again.
-                    *source = None;
-                }
-                purges.push(*id);
+        removed: &mut Removed,
+    ) -> Result<(), WorkError> {
+        self.let_go(batch).await?;
+        let (mut packs, mut purges, mut trims) = (Vec::new(), Vec::new(), Vec::new());
+        for work in batch.iter() {
+            match work {
+                Pending::Pack { id, start, end } => packs.push((*id, *start, *end)),
+                Pending::Purge { id, .. } => purges.push(*id),
+                Pending::Trim { id, path } => trims.push((*id, path)),
+                Pending::Finish { .. } => {}
             }
         }
-        let packs: Vec<_> = batch
-            .iter()
-            .filter_map(|work| match *work {
-                Pending::Pack { id, start, end } => Some((id, start, end)),
-                Pending::Purge { .. } | Pending::Finish { .. } => None,
-            })
-            .collect();
         let packed = packs.len() as u64;
-        let removed = purges.len() as u64;
         let bytes = self
             .blocking({
                 let purges = purges.clone();
@@ -95,31 +106,47 @@ impl Log {
             })
             .await?;
         self.metrics.packed_segments.inc_by(packed);
-        self.metrics.purged_streams.inc_by(removed);
-        purged.add(&purges, bytes);
-        self.reclaim(purged).await
+        self.metrics.purged_streams.inc_by(purges.len() as u64);
+        removed.add(&purges, bytes);
+        for (id, path) in trims {
+            let bytes = self.trim(id, path).await?;
+            self.metrics.trimmed_bytes.inc_by(bytes);
+        }
+        Ok(self.reclaim(removed).await?)
     }
 
-    /// Takes a purged fork off its source.
-    async fn let_go(
-        &self,
-        id: StreamId,
-        source_id: StreamId,
-        source: &StreamPath,
-    ) -> Result<(), ReadError> {
-        let released = Pending::Purge { id, source: None };
-        self.release(source_id, source, &released)
-            .await
-            .map_err(|error| ReadError::Store(KvError(error.to_string())))
+    /// Takes purged forks off their sources, all with one sync if they come together.
+    async fn let_go(&self, batch: &mut [Pending]) -> Result<(), WorkError> {
+        let mut acks = Vec::new();
+        let mut refused = None;
+        for work in batch {
+            if let Pending::Purge { id, source } = work
+                && let Some((source_id, path)) = source
+            {
+                match self.release(*id, *source_id, path).await {
+                    Ok(ack) => acks.push(ack),
+                    Err(error) => {
+                        refused = Some(error);
+                        break;
+                    }
+                }
+                // Done, also if the rest of the batch is tried again.
+                *source = None;
+            }
+        }
+        for ack in acks {
+            acknowledged(ack).await?;
+        }
+        refused.map_or(Ok(()), Err)
     }
 
     /// Claims the disk space back once enough was purged.
-    async fn reclaim(&self, purged: &mut Purged) -> Result<(), ReadError> {
-        if purged.bytes < COMPACT_BYTES {
+    async fn reclaim(&self, removed: &mut Removed) -> Result<(), ReadError> {
+        if removed.bytes < COMPACT_BYTES {
             return Ok(());
         }
-        let (from, to) = (purged.from.to_be_bytes(), (purged.to + 1).to_be_bytes());
-        *purged = Purged::default();
+        let (from, to) = (removed.from.to_be_bytes(), (removed.to + 1).to_be_bytes());
+        *removed = Removed::default();
         self.blocking(move |kv: &dyn Kv| {
             kv.compact(Table::Packed, &from, &to)?;
             Ok(kv.compact(Table::Records, &from, &to)?)
@@ -149,6 +176,15 @@ impl Log {
             sequenced.ticket = self.committer.push(touch.unacknowledged(), None).0;
         }
     }
+}
+
+/// Why a piece of work was not done.
+#[derive(Debug, Error)]
+pub(super) enum WorkError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Commit(#[from] CommitError),
 }
 
 /// Writes a batch of work. Returns about how many bytes were purged.
@@ -185,13 +221,13 @@ fn size_of_writes(writes: &[Write]) -> usize {
 
 /// What was purged since disk space was last claimed back.
 #[derive(Default)]
-struct Purged {
+struct Removed {
     from: StreamId,
     to: StreamId,
     bytes: u64,
 }
 
-impl Purged {
+impl Removed {
     fn add(&mut self, ids: &[StreamId], bytes: u64) {
         for id in ids {
             self.from = if self.bytes == 0 && self.to == 0 {

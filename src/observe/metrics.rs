@@ -65,6 +65,10 @@ pub struct Metrics {
     pub packed_segments: IntCounter,
     /// Deleted or expired streams whose data was removed from the disk.
     pub purged_streams: IntCounter,
+    /// Bytes that streams with retention need not keep any longer, and that were removed.
+    pub trimmed_bytes: IntCounter,
+    /// Pieces of packing, purging and trimming that could not be done.
+    pub work_errors: IntCounter,
     /// Streams that ended because their time was over.
     pub expired_streams: IntCounter,
     /// Connections of clients that are open; [`Held`] counts one while it lives.
@@ -123,6 +127,14 @@ impl Metrics {
             purged_streams: r.counter(
                 "headwater_purged_streams_total",
                 "Deleted or expired streams whose data was removed from the disk.",
+            ),
+            trimmed_bytes: r.counter(
+                "headwater_trimmed_bytes_total",
+                "Bytes that streams with retention need not keep any longer, and that were removed.",
+            ),
+            work_errors: r.counter(
+                "headwater_work_errors_total",
+                "Pieces of packing, purging and trimming that could not be done.",
             ),
             expired_streams: r.counter(
                 "headwater_expired_streams_total",

@@ -2,7 +2,9 @@
 
 use super::names;
 use crate::config::{CacheScope, Streams};
-use crate::types::{Kind, Lifetime, Offset, Position, StreamEnd, StreamMeta, StreamPath, UnixMs};
+use crate::types::{
+    Kind, Lifetime, Offset, Position, Retention, StreamEnd, StreamMeta, StreamPath, UnixMs,
+};
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -20,7 +22,7 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 const METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS";
 const REQUEST_HEADERS: &str = "Content-Type, Authorization, If-None-Match, Stream-Seq, Stream-TTL, \
-    Stream-Expires-At, Stream-Closed, Stream-Forked-From, Stream-Fork-Offset, \
+    Stream-Expires-At, Stream-Retention, Stream-Closed, Stream-Forked-From, Stream-Fork-Offset, \
     Stream-Fork-Sub-Offset, Producer-Id, Producer-Epoch, Producer-Seq";
 
 /// Room for the headers of all replies, with those that the gateway adds.
@@ -106,6 +108,16 @@ impl Head {
         );
     }
 
+    /// Where the stream begins, if not at the beginning.
+    pub fn set_earliest_offset(&mut self, earliest: Position) {
+        if earliest > 0 {
+            self.set_text(
+                names::STREAM_EARLIEST_OFFSET,
+                Offset(earliest).to_text().as_str(),
+            );
+        }
+    }
+
     /// That nothing will follow, and why, if the stream says so.
     pub fn set_closed(&mut self, closed: bool, end: Option<&StreamEnd>) {
         if !closed {
@@ -139,6 +151,16 @@ impl Head {
             Lifetime::Until { at_ms } => {
                 self.set_text(names::STREAM_EXPIRES_AT, &rfc3339(at_ms));
             }
+        }
+    }
+
+    /// `Stream-Retention`, if not everything is kept.
+    pub fn set_retention(&mut self, retention: Retention) {
+        let bytes = retention.bytes.map(|bytes| format!("bytes={bytes}"));
+        let age = retention.age_ms.map(|ms| format!("age={}", ms / 1000));
+        if !retention.is_unlimited() {
+            let parts: Vec<String> = bytes.into_iter().chain(age).collect();
+            self.set_string(names::STREAM_RETENTION, parts.join(", "));
         }
     }
 
@@ -318,7 +340,7 @@ pub fn set_sse(head: &mut Head, kind: Kind) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::Retention;
+    use crate::types::Outcome;
     use std::time::Duration;
 
     #[test]
@@ -381,6 +403,46 @@ mod tests {
         assert!(matches_etag("\"x\", W/\"1:0:9\"", "\"1:0:9\""));
         assert!(matches_etag("*", "\"1:0:9\""));
         assert!(!matches_etag("\"1:0:9:c\"", "\"1:0:9\""));
+    }
+
+    #[test]
+    fn a_retention_is_told_as_it_was_asked() {
+        let told = |bytes, age_ms| {
+            let mut head = Head::lean(StatusCode::OK, false);
+            head.set_retention(Retention { bytes, age_ms });
+            let value = head.headers.get(names::STREAM_RETENTION);
+            value.map(|value| value.to_str().unwrap().to_owned())
+        };
+        assert_eq!(told(None, None), None);
+        assert_eq!(told(Some(5), None).unwrap(), "bytes=5");
+        assert_eq!(told(None, Some(7000)).unwrap(), "age=7");
+        assert_eq!(told(Some(5), Some(7000)).unwrap(), "bytes=5, age=7");
+    }
+
+    #[test]
+    fn an_end_is_told_with_the_closing_alone() {
+        let told = |closed, end: Option<&StreamEnd>| {
+            let mut head = Head::lean(StatusCode::OK, false);
+            head.set_closed(closed, end);
+            [
+                names::STREAM_CLOSED,
+                names::STREAM_END,
+                names::STREAM_END_REASON,
+            ]
+            .map(|name| {
+                let value = head.headers.get(name);
+                value.map_or("", |value| value.to_str().unwrap()).to_owned()
+            })
+        };
+        let end = StreamEnd::new(Outcome::Failed, Some("upstream timeout"));
+        assert_eq!(told(false, Some(&end)), ["", "", ""]);
+        assert_eq!(told(true, None), ["true", "", ""]);
+        assert_eq!(
+            told(true, Some(&end)),
+            ["true", "failed", "upstream timeout"]
+        );
+        let end = StreamEnd::new(Outcome::Completed, None);
+        assert_eq!(told(true, Some(&end)), ["true", "completed", ""]);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Requests to commands: what method, query and headers ask for (protocol, section 5).
 
 use super::names;
-use crate::types::{Lifetime, Offset, Position, ProducerStamp, SAFE_INTEGER_MAX, UnixMs};
+use crate::types::{
+    Lifetime, Offset, Position, ProducerStamp, Retention, SAFE_INTEGER_MAX, UnixMs,
+};
 use http::{HeaderMap, HeaderName, Method, header};
 use percent_encoding::percent_decode_str;
 use std::fmt;
@@ -25,6 +27,8 @@ pub struct Create {
     pub content_type: Option<String>,
     /// `None`: the request names no lifetime.
     pub lifetime: Option<Lifetime>,
+    /// `None`: the request names no retention.
+    pub retention: Option<Retention>,
     pub closed: bool,
     pub fork: Option<Fork>,
 }
@@ -110,6 +114,10 @@ pub enum RequestError {
     ExpiresAt,
     #[error("Stream-TTL and Stream-Expires-At exclude each other")]
     TwoLifetimes,
+    #[error(
+        "Stream-Retention must be bytes=N, age=N (seconds) or both, whole numbers from 1 to 2^53 - 1"
+    )]
+    Retention,
     #[error("Stream-Fork-Offset and Stream-Fork-Sub-Offset need Stream-Forked-From")]
     ForkWithoutSource,
     #[error("Stream-Forked-From must be the path of a stream's URL")]
@@ -153,6 +161,7 @@ fn create(headers: &HeaderMap) -> Result<Create, RequestError> {
     Ok(Create {
         content_type: content_type(headers)?,
         lifetime: lifetime(headers)?,
+        retention: retention(headers)?,
         closed: is_true(headers, &names::STREAM_CLOSED),
         fork: fork(headers)?,
     })
@@ -172,6 +181,28 @@ fn lifetime(headers: &HeaderMap) -> Result<Option<Lifetime>, RequestError> {
             .ok_or(RequestError::ExpiresAt),
         (None, None) => Ok(None),
     }
+}
+
+fn retention(headers: &HeaderMap) -> Result<Option<Retention>, RequestError> {
+    let Some(text) = text(headers, &names::STREAM_RETENTION)? else {
+        return Ok(None);
+    };
+    let mut retention = Retention::default();
+    for part in text.split(',') {
+        let (name, number) = part.split_once('=').ok_or(RequestError::Retention)?;
+        let number = whole_number(number.trim())
+            .filter(|number| (1..=SAFE_INTEGER_MAX).contains(number))
+            .ok_or(RequestError::Retention)?;
+        let before = match name.trim() {
+            "bytes" => retention.bytes.replace(number),
+            "age" => retention.age_ms.replace(number.saturating_mul(1000)),
+            _ => return Err(RequestError::Retention),
+        };
+        if before.is_some() {
+            return Err(RequestError::Retention);
+        }
+    }
+    Ok(Some(retention))
 }
 
 fn rfc3339_ms(text: &str) -> Option<UnixMs> {

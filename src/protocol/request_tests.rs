@@ -103,6 +103,44 @@ fn lifetimes() {
 }
 
 #[test]
+fn retentions() {
+    let parse_retention =
+        |text: &str| put(&[("stream-retention", text)]).map(|create| create.retention.unwrap());
+    for (text, bytes, age_ms) in [
+        ("bytes=1048576, age=3600", Some(1_048_576), Some(3_600_000)),
+        ("age=1,bytes=1", Some(1), Some(1000)),
+        ("bytes = 9007199254740991", Some(SAFE_INTEGER_MAX), None),
+        (" age=60 ", None, Some(60_000)),
+    ] {
+        assert_eq!(
+            parse_retention(text),
+            Ok(Retention { bytes, age_ms }),
+            "{text}"
+        );
+    }
+    for wrong in [
+        "",
+        "bytes",
+        "bytes=",
+        "bytes=0",
+        "bytes=-1",
+        "bytes=1MiB",
+        "bytes=9007199254740992",
+        "age=1.5",
+        "age=1, age=2",
+        "age=1,",
+        "seconds=1",
+        "BYTES=1",
+    ] {
+        assert_eq!(
+            parse_retention(wrong),
+            Err(RequestError::Retention),
+            "{wrong}"
+        );
+    }
+}
+
+#[test]
 fn forks() {
     let fork = put(&[
         ("stream-forked-from", "/v1/stream/a"),

@@ -140,6 +140,7 @@ impl<'a> LineWriter<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::Outcome;
     use proptest::prelude::*;
 
     fn data(kind: Kind, messages: &[&[u8]]) -> String {
@@ -198,6 +199,37 @@ mod tests {
             &out[..],
             b"event: control\ndata:{\"streamNextOffset\":\"0000000000000000_0000000000000005\",\"streamCursor\":\"7\",\"upToDate\":true}\n\n"
         );
+    }
+
+    #[test]
+    fn the_last_control_event_says_how_the_stream_ended() {
+        let control = Control {
+            next: Offset(5),
+            cursor: None,
+            up_to_date: true,
+            closed: true,
+        };
+        let fields = |end: Option<&StreamEnd>| {
+            let mut out = BytesMut::new();
+            put_control(&mut out, &control, end);
+            let events = parse(std::str::from_utf8(&out).unwrap());
+            serde_json::from_str::<serde_json::Value>(&events[0].1).unwrap()
+        };
+        let end = StreamEnd {
+            outcome: Outcome::Failed,
+            reason: Some("\"why\\\n".into()),
+        };
+        let told = fields(Some(&end));
+        assert_eq!(
+            (&told["streamEnd"], &told["streamClosed"]),
+            (&"failed".into(), &true.into())
+        );
+        assert_eq!(told["streamEndReason"], "\"why\\\n");
+        assert!(fields(None).get("streamEnd").is_none());
+        let end = StreamEnd::new(Outcome::Aborted, None);
+        let told = fields(Some(&end));
+        assert_eq!(told["streamEnd"], "aborted");
+        assert!(told.get("streamEndReason").is_none());
     }
 
     proptest! {

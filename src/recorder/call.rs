@@ -20,7 +20,7 @@ use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 /// How a call was answered.
-enum Answered {
+pub(super) enum Answered {
     Recording {
         started: Arc<Started>,
         head: Box<ResponseHeader>,
@@ -29,29 +29,52 @@ enum Answered {
 }
 
 /// What a call holds while it runs.
-struct Call {
-    recorder: Arc<Recorder>,
-    route: Arc<Route>,
-    running: Running,
+pub(super) struct Call {
+    pub(super) recorder: Arc<Recorder>,
+    pub(super) route: Arc<Route>,
+    pub(super) running: Running,
     _permit: OwnedSemaphorePermit,
     _caller: Caller,
 }
 
-type Answer = oneshot::Sender<Result<Answered, RecordError>>;
+/// Where the one waits who asked first.
+pub(super) type Answer = oneshot::Sender<Result<Answered, RecordError>>;
 
 impl Recorder {
-    /// Calls the upstream, in a task that does not end with its client.
+    /// Calls the upstream, and answers with the recording from its beginning.
     pub(super) async fn call(
         self: &Arc<Self>,
         route: &Arc<Route>,
         running: Running,
         request: Request,
     ) -> Result<Opened, RecordError> {
+        let path = running.recording.path.clone();
+        let reader = running.recording.enter();
+        Ok(match self.start(route, running, request).await? {
+            Answered::Passed(response) => Opened::Passed(response),
+            Answered::Recording { started, head } => {
+                let playback = Playback::new(&self.log, &started, route.heartbeat, Some(reader));
+                let playback = Box::new(playback);
+                Opened::Recorded {
+                    head,
+                    path,
+                    playback,
+                }
+            }
+        })
+    }
+
+    /// Calls the upstream in a task that does not end with its client, and waits for the answer.
+    pub(super) async fn start(
+        self: &Arc<Self>,
+        route: &Arc<Route>,
+        running: Running,
+        request: Request,
+    ) -> Result<Answered, RecordError> {
         let permit = self.permits.clone().try_acquire_owned();
         let permit = permit.map_err(|_| RecordError::TooManyRecordings)?;
         let caller = self.caller(route, &running, &request)?;
-        let path = running.recording.path.clone();
-        let reader = running.recording.enter();
+        let shared = running.recording.shared;
         let (answer, answered) = oneshot::channel();
         let call = Call {
             recorder: self.clone(),
@@ -60,20 +83,12 @@ impl Recorder {
             _permit: permit,
             _caller: caller,
         };
-        tokio::spawn(call.run(request, answer));
-        match answered.await.unwrap_or(Err(RecordError::Aborted))? {
-            Answered::Passed(exchange) => Ok(Opened::Passed(exchange)),
-            Answered::Recording { started, head } => Ok(Opened::Recorded {
-                head,
-                path,
-                playback: Box::new(Playback::new(
-                    &self.log,
-                    &started,
-                    route.heartbeat,
-                    Some(reader),
-                )),
-            }),
+        if shared {
+            tokio::spawn(call.run_feed(request, answer));
+        } else {
+            tokio::spawn(call.run(request, answer));
         }
+        answered.await.unwrap_or(Err(RecordError::Aborted))
     }
 
     /// Counts a recording of its caller: by credentials or, without any, by address.
@@ -169,19 +184,19 @@ impl Call {
     }
 
     /// Calls the upstream, as long as that is wanted.
-    async fn called(&self, request: Request) -> Result<Response, RecordError> {
+    pub(super) async fn called(&self, request: Request) -> Result<Response, RecordError> {
         let recording = &self.running.recording;
         tokio::select! {
             biased;
             called = self.route.upstream.send(request) => called,
             () = recording.aborted() => Err(RecordError::Aborted),
-            () = self.route.left(&recording.readers) => Err(RecordError::Aborted),
+            () = self.route.left(&recording.readers, recording.shared) => Err(RecordError::Aborted),
             () = self.recorder.interrupt.cancelled() => Err(RecordError::Stopping),
         }
     }
 
     /// Makes the stream of an answer.
-    async fn begin(&self, head: &ResponseHeader) -> Result<Arc<Started>, RecordError> {
+    pub(super) async fn begin(&self, head: &ResponseHeader) -> Result<Arc<Started>, RecordError> {
         let recording = &self.running.recording;
         let asked = &recording.asked;
         let (status, headers) = (head.status, &head.headers);
@@ -195,7 +210,7 @@ impl Call {
             lifetime: Some(Lifetime::Ttl {
                 seconds: self.route.ttl.as_secs(),
             }),
-            retention: None,
+            retention: self.route.retention,
             retention_default: Retention::default(),
             closed: false,
             fork: None,
@@ -204,7 +219,8 @@ impl Call {
             request,
             frames: None,
             note: Some(note.write()),
-            unfinished: true,
+            // A feed has no end.
+            unfinished: !recording.shared,
         };
         let created = self.recorder.log.create(&stream, create).await?;
         Ok(Arc::new(Started {

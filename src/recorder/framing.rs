@@ -4,6 +4,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use memchr::memrchr;
 
 use super::events::Scanner;
+use super::last_id::LastId;
 use crate::types::{Kind, same_content_type};
 
 const LINE_TYPES: [&str; 3] = [
@@ -52,6 +53,9 @@ pub(super) struct Splitter {
     complete: usize,
     /// The ids that were added in `pending`.
     ids: u32,
+    /// Whether what holds no event is left out.
+    events_only: bool,
+    last_id: LastId,
 }
 
 impl Splitter {
@@ -66,7 +70,29 @@ impl Splitter {
             pending: BytesMut::new(),
             complete: 0,
             ids: 0,
+            events_only: false,
+            last_id: LastId::default(),
         }
+    }
+
+    /// For a feed without end: comments, which only keep a connection alive, are left out.
+    pub(super) fn of_feed(content_type: &str, add_ids: bool) -> Self {
+        Self {
+            events_only: true,
+            ..Self::new(content_type, add_ids)
+        }
+    }
+
+    /// The last id that the upstream gave to an event whose end has come.
+    pub(super) fn last_id(&self) -> Option<&[u8]> {
+        self.last_id.get()
+    }
+
+    /// Forgets what is not complete: its upstream will say it again.
+    pub(super) fn drop_part(&mut self) {
+        self.pending.truncate(self.complete);
+        self.scanner = Scanner::new();
+        self.last_id.drop_part();
     }
 
     /// Takes the next bytes. `put_id` writes the id of an event whose end they hold: it gets a number
@@ -101,7 +127,11 @@ impl Splitter {
                 self.ids += 1;
             }
             self.pending.put_slice(&chunk[..piece.len]);
-            if piece.block_end.is_some() {
+            self.last_id.take(&piece);
+            if let Some(end) = piece.block_end {
+                if self.events_only && !end.has_field {
+                    self.pending.truncate(self.complete);
+                }
                 self.complete = self.pending.len();
             }
             chunk = &chunk[piece.len..];

@@ -6,7 +6,9 @@
 
 mod call;
 mod events;
+mod feed;
 mod framing;
+mod last_id;
 mod names;
 mod note;
 mod open;
@@ -31,7 +33,7 @@ pub use upstream::Response;
 use crate::clock::Clock;
 use crate::config;
 use crate::log::{CommitError, CreateError, Log, ReadError};
-use crate::observe::metrics::Metrics;
+use crate::observe::metrics::{Metrics, UpstreamFailure};
 use crate::serve::ServeError;
 use crate::types::StreamPath;
 use crate::upstream::guard::GuardError;
@@ -150,18 +152,12 @@ impl Recorder {
 impl From<RecordError> for ServeError {
     fn from(error: RecordError) -> Self {
         match error {
-            RecordError::NoUpstream => Self::NoUpstream,
+            RecordError::NoUpstream => Self::Upstream(UpstreamFailure::NoUpstream),
             RecordError::Guard(GuardError::Refused) => Self::UpstreamNotAllowed,
             RecordError::Guard(GuardError::Lookup(_) | GuardError::NoAddress) => {
-                Self::UpstreamUnreachable
+                Self::Upstream(UpstreamFailure::Connect)
             }
-            RecordError::Exchange(ExchangeError::Connect(_) | ExchangeError::Tls(_)) => {
-                Self::UpstreamUnreachable
-            }
-            RecordError::Exchange(ExchangeError::Timeout(_)) => Self::UpstreamTimeout,
-            RecordError::Exchange(ExchangeError::Broken(_) | ExchangeError::Protocol(_)) => {
-                Self::UpstreamBroke
-            }
+            RecordError::Exchange(error) => Self::Upstream(error.failure()),
             RecordError::TooManyRecordings => Self::TooManyRecordings,
             RecordError::CallerBusy => Self::CallerBusy,
             RecordError::KeyReused => Self::KeyReused,

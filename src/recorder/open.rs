@@ -12,20 +12,38 @@ use crate::types::{StreamEnd, StreamPath};
 use crate::upstream::ClientFacts;
 use crate::upstream::allow::Allowed;
 use bytes::Bytes;
-use http::HeaderName;
+use http::{HeaderMap, HeaderName, Method};
 use pingora::http::{RequestHeader, ResponseHeader};
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// A request at a record route.
+#[derive(Clone)]
 pub struct Request {
     pub head: RequestHeader,
     pub body: Bytes,
     pub client: ClientFacts,
     /// The upstream, where requests name it.
     pub allowed: Option<Allowed>,
+}
+
+impl Request {
+    /// A request of nobody's, for a feed.
+    pub(super) fn get(path: &str) -> Self {
+        let mut head = RequestHeader::build_no_case(Method::GET, b"/", None).expect("a valid path");
+        head.set_uri(path.parse().unwrap_or_default());
+        Self {
+            head,
+            body: Bytes::new(),
+            client: ClientFacts {
+                address: None,
+                encrypted: false,
+            },
+            allowed: None,
+        }
+    }
 }
 
 /// What answers a request.
@@ -55,11 +73,22 @@ struct Wanted {
     last_event: Option<LastEvent>,
 }
 
-/// The event that the client saw last.
-enum LastEvent {
+/// The event that a client saw last.
+pub(super) enum LastEvent {
     Ours(EventId),
     /// By an id of the upstream's own.
     Theirs(String),
+}
+
+impl LastEvent {
+    /// As a request says it.
+    pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
+        let text = headers.get(LAST_EVENT_ID)?.to_str().ok()?;
+        Some(match EventId::parse(text) {
+            Some(id) => Self::Ours(id),
+            None => Self::Theirs(text.to_owned()),
+        })
+    }
 }
 
 impl Recorder {
@@ -69,6 +98,9 @@ impl Recorder {
         route: &Arc<Route>,
         mut request: Request,
     ) -> Result<Opened, RecordError> {
+        if route.feed.is_some() && request.head.method == Method::GET {
+            return self.join(route, request).await;
+        }
         let mut wanted = self.wanted(route, &request);
         let may_be_there = wanted.keyed || matches!(wanted.last_event, Some(LastEvent::Ours(_)));
         loop {
@@ -81,7 +113,7 @@ impl Recorder {
                 (wanted.id, wanted.last_event) = (Id::random(), None);
                 wanted.path = route.stream(wanted.id);
             }
-            let Some(running) = self.claim(&wanted.path, wanted.id, &wanted.asked) else {
+            let Some(running) = self.claim(&wanted.path, wanted.id, &wanted.asked, false) else {
                 // Somebody else was faster with the same key.
                 continue;
             };
@@ -105,7 +137,7 @@ impl Recorder {
             fingerprint: String::new(),
         };
         let path = route.stream_named(&id.to_uuid());
-        let running = self.claim(&path, id, &asked);
+        let running = self.claim(&path, id, &asked, false);
         // Of two ids that are the same by chance, one is enough.
         let running = running.ok_or(RecordError::TooManyRecordings)?;
         self.call(route, running, request).await
@@ -115,13 +147,7 @@ impl Recorder {
         let headers = &request.head.headers;
         let scope = self.naming.scope(&route.credentials, headers);
         let key = headers.get(&route.idempotency);
-        let last_event = headers
-            .get(LAST_EVENT_ID)
-            .and_then(|value| value.to_str().ok())
-            .map(|text| match EventId::parse(text) {
-                Some(id) => LastEvent::Ours(id),
-                None => LastEvent::Theirs(text.to_owned()),
-            });
+        let last_event = LastEvent::of(headers);
         let id = match (key, &last_event) {
             (Some(key), _) => self.naming.keyed(&route.name, scope, key.as_bytes()),
             (None, Some(LastEvent::Ours(event))) => event.recording,
@@ -146,11 +172,17 @@ impl Recorder {
     }
 
     /// Takes a name for a new recording; `None` if one with this name is running.
-    fn claim(self: &Arc<Self>, path: &StreamPath, id: Id, asked: &Asked) -> Option<Running> {
+    pub(super) fn claim(
+        self: &Arc<Self>,
+        path: &StreamPath,
+        id: Id,
+        asked: &Asked,
+        shared: bool,
+    ) -> Option<Running> {
         match self.running.lock().entry(path.clone()) {
             Entry::Occupied(_) => None,
             Entry::Vacant(entry) => {
-                let recording = Recording::new(path.clone(), id, asked.clone());
+                let recording = Recording::new(path.clone(), id, asked.clone(), shared);
                 let recording = entry.insert(Arc::new(recording)).clone();
                 Some(Running {
                     recorder: self.clone(),
@@ -214,10 +246,7 @@ impl Recorder {
             return Ok(recorded(started, path, playback));
         };
         self.metrics.recordings.attached(Way::LastEvent).inc();
-        match last_event {
-            LastEvent::Ours(id) => playback.skip_behind(&id.to_string(), id.position).await?,
-            LastEvent::Theirs(id) => playback.skip_behind(id, 0).await?,
-        }
+        playback.skip_behind(last_event).await?;
         Ok(match playback.is_over().await? {
             Some(end) => Opened::Complete { path, end },
             None => recorded(started, path, playback),
@@ -225,7 +254,7 @@ impl Recorder {
     }
 }
 
-fn recorded(started: &Started, path: StreamPath, playback: Playback) -> Opened {
+pub(super) fn recorded(started: &Started, path: StreamPath, playback: Playback) -> Opened {
     Opened::Recorded {
         head: Box::new(started.note.head()),
         path,

@@ -1,6 +1,7 @@
 //! A recorded answer as its client gets it: the upstream's bytes, as far as they are durable.
 
 use super::framing::{Boundary, Framing};
+use super::open::LastEvent;
 use super::readers::Reader;
 use super::recording::Started;
 use super::seek::Seek;
@@ -69,11 +70,20 @@ impl Playback {
         }
     }
 
-    /// Goes behind the event with this id, which is looked for in what is durable from `from` on.
-    /// Stays at the beginning if it is not there.
-    pub(super) async fn skip_behind(&mut self, id: &str, from: Position) -> Result<(), ReadError> {
+    /// Goes to a place where an event begins.
+    pub(super) fn go_to(&mut self, position: Position) {
+        self.at = position;
+    }
+
+    /// Goes behind an event, which is looked for in what is durable. Stays where it is if that event
+    /// is not there.
+    pub(super) async fn skip_behind(&mut self, event: &LastEvent) -> Result<(), ReadError> {
+        let (id, from) = match event {
+            LastEvent::Ours(id) => (id.to_string(), id.position),
+            LastEvent::Theirs(id) => (id.clone(), 0),
+        };
         let mut seek = Seek::behind(id.as_bytes());
-        self.at = from;
+        let begin = std::mem::replace(&mut self.at, from);
         while let Found::Bytes(mut bytes) = self.read().await? {
             let seen = seek.skip(&bytes);
             if seek.is_found() {
@@ -82,7 +92,18 @@ impl Playback {
                 return Ok(());
             }
         }
-        self.at = 0;
+        self.at = begin;
+        Ok(())
+    }
+
+    /// Reads all that is durable from where it is.
+    pub(super) async fn read_durable(
+        &mut self,
+        mut take: impl FnMut(&[u8]),
+    ) -> Result<(), ReadError> {
+        while let Found::Bytes(bytes) = self.read().await? {
+            take(&bytes);
+        }
         Ok(())
     }
 

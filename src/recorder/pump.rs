@@ -37,6 +37,8 @@ pub(super) struct Pump<'a> {
     recording: &'a Recording,
     started: &'a Started,
     splitter: Splitter,
+    /// Whether readers get the beginning of an event whose end is late.
+    parts: bool,
     /// Where the next append begins.
     tail: Position,
     recorded_bytes: u64,
@@ -63,6 +65,7 @@ impl<'a> Pump<'a> {
             recording,
             started,
             splitter: Splitter::new(started.content_type(), route.event_ids),
+            parts: true,
             tail: 0,
             recorded_bytes: 0,
             append: None,
@@ -70,6 +73,47 @@ impl<'a> Pump<'a> {
             appending: None,
             part_due: None,
         }
+    }
+
+    /// For a feed: its stream goes on where it is, and holds whole events.
+    pub(super) fn of_feed(
+        recorder: &'a Recorder,
+        route: &'a Route,
+        recording: &'a Recording,
+        started: &'a Started,
+        tail: Position,
+    ) -> Self {
+        Self {
+            splitter: Splitter::of_feed(started.content_type(), route.event_ids),
+            parts: false,
+            tail,
+            ..Self::new(recorder, route, recording, started)
+        }
+    }
+
+    /// Records a body that may be followed by another. Returns why it ended.
+    pub(super) async fn run_on(&mut self, body: &mut Response) -> Result<StreamEnd, AppendError> {
+        let end = self.record(body).await?;
+        self.splitter.drop_part();
+        if self.append.is_some() {
+            append(&mut self.append).await?;
+            self.append = None;
+        }
+        if let Some(rest) = self.splitter.take_complete() {
+            let frames = self.frame(&rest);
+            self.write(frames, None).await?;
+        }
+        Ok(end)
+    }
+
+    /// Where the next append begins.
+    pub(super) fn tail(&self) -> Position {
+        self.tail
+    }
+
+    /// The last id that the upstream gave to an event.
+    pub(super) fn last_id(&self) -> Option<&[u8]> {
+        self.splitter.last_id()
     }
 
     /// Records a body. Returns how it ended, once the closing of the stream is durable.
@@ -88,8 +132,12 @@ impl<'a> Pump<'a> {
     async fn record(&mut self, body: &mut Response) -> Result<StreamEnd, AppendError> {
         let (route, recording) = (self.route, self.recording);
         let inactivity = route.bounds.inactivity_timeout;
-        let mut left = pin!(self.route.left(&recording.readers));
-        let mut late = pin!(after(route.bounds.total_timeout));
+        let mut left = pin!(self.route.left(&recording.readers, recording.shared));
+        let mut late = pin!(after(if recording.shared {
+            Duration::ZERO
+        } else {
+            route.bounds.total_timeout
+        }));
         let mut silent = pin!(sleep(inactivity));
         loop {
             let room = self.splitter.pending_bytes() < PENDING_BYTES_MAX;
@@ -116,6 +164,7 @@ impl<'a> Pump<'a> {
                         }
                     }
                 }
+                () = std::future::ready(()), if !room && self.is_stuck() => return Ok(failed("event_too_large")),
                 () = &mut silent => return Ok(failed("inactivity")),
                 () = due(self.part_due), if self.append.is_none() => {}
             }
@@ -123,9 +172,15 @@ impl<'a> Pump<'a> {
         }
     }
 
+    /// Whether what waits is part of an event that has become too large to wait for.
+    fn is_stuck(&self) -> bool {
+        !self.parts && self.append.is_none()
+    }
+
     fn exceeds(&mut self, chunk: &Bytes) -> bool {
+        // A feed has no end, and retention bounds what is kept of it.
         self.recorded_bytes += chunk.len() as u64;
-        self.recorded_bytes > self.route.bounds.bytes_max
+        !self.recording.shared && self.recorded_bytes > self.route.bounds.bytes_max
     }
 
     fn take(&mut self, chunk: &[u8]) {
@@ -148,8 +203,9 @@ impl<'a> Pump<'a> {
             return;
         }
         let now = Instant::now();
-        let part = self.part_due.is_some_and(|due| due <= now)
-            || self.splitter.pending_bytes() > PART_BYTES_MAX;
+        let part = self.parts
+            && (self.part_due.is_some_and(|due| due <= now)
+                || self.splitter.pending_bytes() > PART_BYTES_MAX);
         let batch = if part {
             self.splitter.take_all()
         } else {
@@ -162,7 +218,7 @@ impl<'a> Pump<'a> {
             self.appending = self.arrived.take();
             self.part_due = None;
         }
-        if waits && self.part_due.is_none() {
+        if waits && self.parts && self.part_due.is_none() {
             self.part_due = Some(now + PART_DELAY);
         }
     }

@@ -16,6 +16,8 @@ pub struct Recording {
     pub(super) id: Id,
     /// Whose it is, and what was asked.
     pub(super) asked: Asked,
+    /// Whether it is a feed that all clients share.
+    pub shared: bool,
     pub(super) readers: Arc<Readers>,
     abort: CancellationToken,
     stage: watch::Sender<Stage>,
@@ -54,11 +56,12 @@ impl Started {
 }
 
 impl Recording {
-    pub(super) fn new(path: StreamPath, id: Id, asked: Asked) -> Self {
+    pub(super) fn new(path: StreamPath, id: Id, asked: Asked, shared: bool) -> Self {
         Self {
             path,
             id,
             asked,
+            shared,
             readers: Arc::default(),
             abort: CancellationToken::new(),
             stage: watch::Sender::new(Stage::Calling),
@@ -73,6 +76,11 @@ impl Recording {
     /// Ends the upstream call, and returns when the closing of the stream is durable.
     pub async fn abort(&self) {
         self.abort.cancel();
+        self.over().await;
+    }
+
+    /// Returns when nothing more will be recorded.
+    pub(super) async fn over(&self) {
         let mut stage = self.stage.subscribe();
         let _ = stage.wait_for(|stage| matches!(stage, Stage::Over)).await;
     }

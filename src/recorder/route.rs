@@ -5,7 +5,7 @@ use super::readers::Readers;
 use super::sign::{SignatureError, Signer};
 use super::upstream::{Balanced, Named, Upstream};
 use crate::config::{self, OnDisconnect, Secret};
-use crate::types::{StreamPath, UnixMs};
+use crate::types::{Retention, StreamPath, UnixMs};
 use crate::upstream::{Client, UpstreamError, Upstreams};
 use http::{HeaderMap, HeaderName, StatusCode, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -24,6 +24,10 @@ pub struct Route {
     pub(super) event_ids: bool,
     pub(super) heartbeat: Duration,
     patience: Option<Duration>,
+    /// Whether its answers are feeds that all clients share.
+    pub(super) feed: Option<Feed>,
+    /// How much is kept of the stream of a feed.
+    pub(super) retention: Option<Retention>,
     /// The content types that are recorded; `None`: all.
     content_types: Option<Vec<String>>,
     stream_name: String,
@@ -35,6 +39,13 @@ pub struct Route {
     /// The scheme and host of their URLs, if a setting says them.
     pub base_url: Option<String>,
     signer: Signer,
+}
+
+/// How a feed is kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Feed {
+    /// How long nobody may be reading before its upstream is left; `None`: for ever.
+    pub(super) idle_stop: Option<Duration>,
 }
 
 /// What a recording may take.
@@ -95,6 +106,10 @@ impl Route {
                 OnDisconnect::Cancel => Some(Duration::ZERO),
                 OnDisconnect::Grace => Some(config.grace),
             },
+            feed: config.share.then_some(Feed {
+                idle_stop: (!config.always).then_some(config.idle_stop),
+            }),
+            retention: config.share.then_some(config.retention.into()),
             content_types: Some(config.content_types.clone()),
             stream_name: config.name.clone(),
             namespace: config.namespace.clone(),
@@ -132,6 +147,8 @@ impl Route {
             event_ids: false,
             heartbeat: Duration::ZERO,
             patience: None,
+            feed: None,
+            retention: None,
             content_types: None,
             stream_name: ID.to_owned(),
             namespace: config.namespace.clone(),
@@ -189,8 +206,9 @@ impl Route {
     }
 
     /// Returns when the upstream call is to end because nobody reads.
-    pub(super) async fn left(&self, readers: &Readers) {
-        match self.patience {
+    pub(super) async fn left(&self, readers: &Readers, shared: bool) {
+        let feed = self.feed.as_ref().filter(|_| shared);
+        match feed.map_or(self.patience, |feed| feed.idle_stop) {
             None => std::future::pending().await,
             Some(patience) => readers.gone_for(patience).await,
         }

@@ -4,7 +4,7 @@ use super::{Body, Reply};
 use crate::log::keys::Corrupt;
 use crate::log::state::{AppendRefusal, Unavailable};
 use crate::log::{AppendError, CommitError, CreateError, DeleteError, ReadError};
-use crate::observe::metrics::Refusal;
+use crate::observe::metrics::{Refusal, UpstreamFailure};
 use crate::protocol::json::JsonError;
 use crate::protocol::names;
 use crate::protocol::reply::Head;
@@ -68,6 +68,10 @@ pub enum ServeError {
     SignatureInvalid,
     #[error("the URL has expired")]
     SignatureExpired,
+    #[error("tunnels are not served")]
+    Tunnel,
+    #[error("{}", upstream_words(*.0))]
+    Upstream(UpstreamFailure),
     #[error("the service is not authenticated")]
     NoSecret,
     #[error("the service's secret is not the right one")]
@@ -82,14 +86,6 @@ pub enum ServeError {
     UpstreamNotAllowed,
     #[error("the upstream redirected, which is not followed")]
     Redirect,
-    #[error("no upstream is there to take the request; try again later")]
-    NoUpstream,
-    #[error("the upstream cannot be reached")]
-    UpstreamUnreachable,
-    #[error("the upstream broke off before it answered")]
-    UpstreamBroke,
-    #[error("the upstream did not answer in time")]
-    UpstreamTimeout,
     #[error("too many recordings are running; try again later")]
     TooManyRecordings,
     #[error("this caller has too many recordings running; try again later")]
@@ -158,6 +154,7 @@ impl ServeError {
             Self::Unavailable(Unavailable::NotFound) | Self::Read(ReadError::Gone) => {
                 (S::NOT_FOUND, "NOT_FOUND")
             }
+            Self::Read(ReadError::Trimmed { .. }) => (S::GONE, "OFFSET_TRIMMED"),
             Self::Unavailable(Unavailable::Gone) => (S::GONE, "GONE"),
             Self::Refused(refusal) => refusal_status(refusal),
             Self::Create(error) => create_status(error),
@@ -171,11 +168,12 @@ impl ServeError {
             Self::TooManyBodies => (S::SERVICE_UNAVAILABLE, "TOO_MANY_BODIES"),
             Self::TooManyReaders => (S::SERVICE_UNAVAILABLE, "TOO_MANY_READERS"),
             Self::Subscriptions => (S::NOT_IMPLEMENTED, "SUBSCRIPTIONS_NOT_IMPLEMENTED"),
-            Self::ReadOnly => (S::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED"),
+            Self::ReadOnly | Self::Tunnel => (S::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED"),
             Self::InvalidAction => (S::BAD_REQUEST, "INVALID_ACTION"),
             Self::NotSigned => (S::UNAUTHORIZED, "MISSING_SIGNATURE"),
             Self::SignatureInvalid => (S::UNAUTHORIZED, "SIGNATURE_INVALID"),
             Self::SignatureExpired => (S::UNAUTHORIZED, "SIGNATURE_EXPIRED"),
+            Self::Upstream(failure) => upstream_status(*failure),
             Self::NoSecret => (S::UNAUTHORIZED, "MISSING_SECRET"),
             Self::InvalidSecret => (S::UNAUTHORIZED, "INVALID_SECRET"),
             Self::NoUpstreamUrl => (S::BAD_REQUEST, "MISSING_UPSTREAM_URL"),
@@ -183,10 +181,6 @@ impl ServeError {
             Self::InvalidUpstreamMethod => (S::BAD_REQUEST, "INVALID_UPSTREAM_METHOD"),
             Self::UpstreamNotAllowed => (S::FORBIDDEN, "UPSTREAM_NOT_ALLOWED"),
             Self::Redirect => (S::BAD_REQUEST, "REDIRECT_NOT_ALLOWED"),
-            Self::NoUpstream => (S::SERVICE_UNAVAILABLE, "NO_UPSTREAM"),
-            Self::UpstreamUnreachable => (S::BAD_GATEWAY, "UPSTREAM_UNREACHABLE"),
-            Self::UpstreamBroke => (S::BAD_GATEWAY, "UPSTREAM_BROKE"),
-            Self::UpstreamTimeout => (S::GATEWAY_TIMEOUT, "UPSTREAM_TIMEOUT"),
             Self::TooManyRecordings => (S::SERVICE_UNAVAILABLE, "TOO_MANY_RECORDINGS"),
             Self::CallerBusy => (S::TOO_MANY_REQUESTS, "CALLER_BUSY"),
             Self::KeyReused => (S::UNPROCESSABLE_ENTITY, "IDEMPOTENCY_KEY_REUSED"),
@@ -245,7 +239,7 @@ impl ServeError {
             Self::Unavailable(_) | Self::Read(ReadError::Gone) => {
                 (S::NOT_FOUND, "STREAM_NOT_FOUND")
             }
-            Self::NoUpstream | Self::UpstreamUnreachable | Self::UpstreamBroke => {
+            Self::Upstream(failure) if *failure != UpstreamFailure::Timeout => {
                 (S::BAD_GATEWAY, "UPSTREAM_ERROR")
             }
             Self::Commit(CommitError::Failed) | Self::Read(_) | Self::Create(_) => {
@@ -300,7 +294,11 @@ impl ServeError {
                 let allowed = HeaderValue::from_static("GET, HEAD, PATCH, OPTIONS");
                 head.set(header::ALLOW, allowed);
             }
-            Self::Request(RequestError::Method(_)) => {
+            Self::Read(ReadError::Trimmed { earliest })
+            | Self::Create(CreateError::ForkTrimmed { earliest }) => {
+                head.set_earliest_offset(*earliest);
+            }
+            Self::Request(RequestError::Method(_)) | Self::Tunnel => {
                 let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS");
                 head.set(header::ALLOW, allowed);
             }
@@ -319,6 +317,7 @@ fn request_status(error: &RequestError) -> (StatusCode, &'static str) {
         RequestError::LiveWithoutOffset => "OFFSET_REQUIRED",
         RequestError::Ttl => "INVALID_TTL",
         RequestError::ExpiresAt => "INVALID_EXPIRES_AT",
+        RequestError::Retention => "INVALID_RETENTION",
         RequestError::TwoLifetimes => "TTL_AND_EXPIRES_AT",
         RequestError::ForkWithoutSource | RequestError::ForkSource => "FORK_SOURCE_REQUIRED",
         RequestError::ForkOffset => "INVALID_FORK_OFFSET",
@@ -352,9 +351,33 @@ fn create_status(error: &CreateError) -> (StatusCode, &'static str) {
         CreateError::SourceContentType(_) => (StatusCode::CONFLICT, "CONTENT_TYPE_MISMATCH"),
         CreateError::ForkOffset => (StatusCode::BAD_REQUEST, "FORK_OFFSET_NOT_IN_SOURCE"),
         CreateError::ForkSubOffset => (StatusCode::BAD_REQUEST, "FORK_SUB_OFFSET_NOT_IN_SOURCE"),
+        CreateError::ForkTrimmed { .. } => (StatusCode::CONFLICT, "FORK_OFFSET_TRIMMED"),
         CreateError::NoteTooLong | CreateError::Commit(_) | CreateError::Read(_) => {
             (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL")
         }
+    }
+}
+
+fn upstream_status(failure: UpstreamFailure) -> (StatusCode, &'static str) {
+    match failure {
+        UpstreamFailure::Connect => (StatusCode::BAD_GATEWAY, "UPSTREAM_UNREACHABLE"),
+        UpstreamFailure::Tls => (StatusCode::BAD_GATEWAY, "UPSTREAM_TLS_FAILED"),
+        UpstreamFailure::Timeout => (StatusCode::GATEWAY_TIMEOUT, "UPSTREAM_TIMEOUT"),
+        UpstreamFailure::Broken => (StatusCode::BAD_GATEWAY, "UPSTREAM_BROKE"),
+        UpstreamFailure::Protocol => (StatusCode::BAD_GATEWAY, "UPSTREAM_INVALID"),
+        UpstreamFailure::NoUpstream => (StatusCode::SERVICE_UNAVAILABLE, "NO_UPSTREAM"),
+    }
+}
+
+/// What a client is told; addresses and causes are for the log.
+fn upstream_words(failure: UpstreamFailure) -> &'static str {
+    match failure {
+        UpstreamFailure::Connect => "the upstream cannot be reached",
+        UpstreamFailure::Tls => "no secure connection to the upstream came about",
+        UpstreamFailure::Timeout => "the upstream did not answer in time",
+        UpstreamFailure::Broken => "the upstream broke off before it answered",
+        UpstreamFailure::Protocol => "the upstream did not answer in HTTP",
+        UpstreamFailure::NoUpstream => "no upstream is there to take the request; try again later",
     }
 }
 

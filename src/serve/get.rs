@@ -2,7 +2,7 @@
 
 use super::{Body, Reply, ServeError, Server, Target};
 use crate::hub::View;
-use crate::log::{Answer, Stream};
+use crate::log::{Answer, ReadError, Stream};
 use crate::protocol::reply::{self, EndState, Freshness, Head};
 use crate::protocol::request::{self, From};
 use crate::types::{Kind, Position, UnixMs};
@@ -20,9 +20,25 @@ impl Server {
         let Some(at) = position(read.from, &view) else {
             return Ok(at_tail(target, &view));
         };
-        let answer = self.log.answer(&stream, at).await?;
-        self.answer(target, &stream, answer, read.if_none_match.as_deref(), None)
+        let answer = self.answer_from(&stream, read.from, at).await?;
+        let tag = read.if_none_match.as_deref();
+        self.answer(target, &stream, read.from, answer, tag, None)
             .await
+    }
+
+    /// What is answered to a read: one from the start begins where the stream does by then.
+    pub(super) async fn answer_from(
+        &self,
+        stream: &Arc<Stream>,
+        from: From,
+        at: Position,
+    ) -> Result<Answer, ReadError> {
+        match self.log.answer(stream, at).await {
+            Err(ReadError::Trimmed { earliest }) if from == From::Start => {
+                self.log.answer(stream, earliest).await
+            }
+            answer => answer,
+        }
     }
 
     /// The stream of a read, which counts as a use of it.
@@ -41,6 +57,7 @@ impl Server {
         self: &Arc<Self>,
         target: &Target<'_>,
         stream: &Stream,
+        from: From,
         answer: Answer,
         if_none_match: Option<&str>,
         cursor: Option<u64>,
@@ -62,10 +79,8 @@ impl Server {
             head.set_number(crate::protocol::names::STREAM_CURSOR, cursor);
         }
         let remaining = remaining_ms(stream, &answer.view, self.clock.now_ms());
-        let control = target
-            .route
-            .caching
-            .cache_control(freshness(&answer), remaining);
+        let fresh = freshness(from, &answer);
+        let control = target.route.caching.cache_control(fresh, remaining);
         head.set(header::CACHE_CONTROL, control);
         head.set_cache_tag(&target.path);
         if unchanged {
@@ -75,15 +90,18 @@ impl Server {
             });
         }
         head.set_text(header::CONTENT_TYPE, &answer.view.meta.content_type);
-        let body = Body::of_answer(self, answer).await?;
-        Ok(Reply { head, body })
+        let (id, at) = (answer.view.meta.id, answer.from);
+        match Body::of_answer(self, answer).await {
+            Err(ReadError::Gone) => Err(self.log.why_gone(stream, id, at).await.into()),
+            body => Ok(Reply { head, body: body? }),
+        }
     }
 }
 
 /// Where a read begins; `None`: at the tail, whatever is there.
-fn position(from: From, view: &View) -> Option<Position> {
+pub(super) fn position(from: From, view: &View) -> Option<Position> {
     match from {
-        From::Start => Some(0),
+        From::Start => Some(view.earliest),
         From::Tail => None,
         // What was never minted lies at the tail.
         From::At(at) => Some(at.min(view.tail)),
@@ -113,8 +131,12 @@ fn end_of(answer: &Answer) -> EndState {
     }
 }
 
-fn freshness(answer: &Answer) -> Freshness {
-    if answer.fixed() {
+fn freshness(from: From, answer: &Answer) -> Freshness {
+    let moves = from == From::Start && !answer.view.meta.retention.is_unlimited();
+    if moves {
+        // A copy would lead its readers, again and again, to what was trimmed.
+        Freshness::Nothing
+    } else if answer.fixed() {
         Freshness::Fixed
     } else if answer.from < answer.to {
         Freshness::Tail
@@ -123,8 +145,12 @@ fn freshness(answer: &Answer) -> Freshness {
     }
 }
 
-/// How long the stream will certainly live on, if its life is limited.
+/// How long a copy of an answer may be kept, if the stream's life or the age of its data is limited.
 fn remaining_ms(stream: &Stream, view: &View, now_ms: UnixMs) -> Option<u64> {
-    let deadline = stream.deadline_ms(view)?;
-    Some(deadline.saturating_sub(now_ms))
+    let deadline = stream.deadline_ms(view);
+    let remaining = deadline.map(|deadline| deadline.saturating_sub(now_ms));
+    remaining
+        .into_iter()
+        .chain(view.meta.retention.age_ms)
+        .min()
 }

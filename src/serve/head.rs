@@ -13,6 +13,8 @@ impl Server {
         head.set_next_offset(view.tail);
         head.set_closed(view.closed, view.end.as_deref());
         head.set_lifetime(view.meta.lifetime);
+        head.set_retention(view.meta.retention);
+        head.set_earliest_offset(view.earliest);
         head.set_no_store();
         Ok(Reply {
             head,

@@ -1,5 +1,6 @@
 //! GET that waits: long-poll and SSE (protocol, sections 5.7 and 5.8).
 
+use super::get::position;
 use super::{Body, Reply, ServeError, Server, Target};
 use crate::config::Streams;
 use crate::frame::{self, Frames};
@@ -8,7 +9,7 @@ use crate::log::{AnswerBody, ReadError, Stream};
 use crate::observe::access::LiveEnd;
 use crate::observe::metrics::{Held, Live};
 use crate::protocol::reply::{self, Head};
-use crate::protocol::request::{self, From};
+use crate::protocol::request;
 use crate::protocol::sse::{self, Control};
 use crate::protocol::{cursor, names};
 use crate::types::{Kind, Lifetime, Offset, Position};
@@ -27,7 +28,7 @@ impl Server {
     ) -> Result<Reply, ServeError> {
         let (stream, view) = self.begin_read(target).await?;
         let _reader = self.live_reader(Live::LongPoll)?;
-        let at = live_position(read.from, &view);
+        let at = position(read.from, &view).unwrap_or(view.tail);
         let deadline = Instant::now() + target.route.config.long_poll_timeout;
         let id = view.meta.id;
         let waited = timeout_at(deadline, stream.tail().wait(id, at));
@@ -37,11 +38,13 @@ impl Server {
         }
         // Neither deleted nor expired, also if nothing came.
         stream.view(self.clock.now_ms())?;
-        let answer = self.log.answer(&stream, at).await?;
+        let answer = self.answer_from(&stream, read.from, at).await?;
         let cursor = (!answer.view.closed).then(|| self.cursor(read.cursor));
         if answer.from < answer.to {
             let tag = read.if_none_match.as_deref();
-            return self.answer(target, &stream, answer, tag, cursor).await;
+            return self
+                .answer(target, &stream, read.from, answer, tag, cursor)
+                .await;
         }
         Ok(nothing_new(target, &answer.view, cursor))
     }
@@ -52,6 +55,11 @@ impl Server {
         read: request::Read,
     ) -> Result<Reply, ServeError> {
         let (stream, view) = self.begin_read(target).await?;
+        let at = position(read.from, &view).unwrap_or(view.tail);
+        if at < view.earliest {
+            let earliest = view.earliest;
+            return Err(ReadError::Trimmed { earliest }.into());
+        }
         let reader = self.live_reader(Live::Sse)?;
         let mut head = Head::lean(StatusCode::OK, target.route.config.cors);
         reply::set_sse(&mut head, view.meta.kind);
@@ -59,7 +67,7 @@ impl Server {
         let now = Instant::now();
         let body = Sse {
             server: self.clone(),
-            at: live_position(read.from, &view),
+            at,
             id: view.meta.id,
             kind: view.meta.kind,
             stream,
@@ -95,15 +103,6 @@ impl Server {
 struct LiveReader {
     _permit: OwnedSemaphorePermit,
     _gauge: Held,
-}
-
-fn live_position(from: From, view: &View) -> Position {
-    match from {
-        From::Start => 0,
-        From::Tail => view.tail,
-        // What was never minted lies at the tail.
-        From::At(at) => at.min(view.tail),
-    }
 }
 
 /// The reply of a long-poll that waited in vain, or at the end of a closed stream.
@@ -174,7 +173,10 @@ impl Sse {
             match Box::pin(self.events()).await {
                 Ok(Some(events)) => return Some(events),
                 Ok(None) => {}
-                Err(ReadError::Gone) => self.end = Some(LiveEnd::StreamGone),
+                // A reader that fell behind what is kept learns it when it comes back.
+                Err(ReadError::Gone | ReadError::Trimmed { .. }) => {
+                    self.end = Some(LiveEnd::StreamGone);
+                }
                 Err(error) => {
                     tracing::warn!(%error, "a live read failed");
                     self.end = Some(LiveEnd::Failed("the log could not be read"));

@@ -24,13 +24,18 @@ impl Server {
         if !body.is_empty() && append.content_type.is_none() {
             return Err(ServeError::NoContentType);
         }
-        let stream = self.log.stream(&target.path).await?;
-        let view = stream.view(self.clock.now_ms())?;
-        let framed = frames(view.meta.kind, &body);
+        // By what the request says of itself: the stream at the path may be replaced meanwhile, and
+        // one of another content type refuses it.
+        let kind = append
+            .content_type
+            .as_deref()
+            .map_or(Kind::Binary, Kind::of);
+        let framed = frames(kind, &body);
         let (frames, messages) = match &framed {
             Ok((frames, messages)) => (frames.clone(), *messages),
             Err(_) => (None, 0),
         };
+        let stream = self.log.stream(&target.path).await?;
         let request = AppendRequest {
             id: None,
             content_type: append.content_type.as_deref(),

@@ -30,13 +30,18 @@ impl Server {
         let request = CreateRequest {
             content_type: create.content_type.as_deref(),
             lifetime: create.lifetime,
-            retention: None,
-            retention_default: Retention::default(),
+            retention: create.retention,
+            retention_default: target
+                .route
+                .config
+                .retention
+                .map_or_else(Retention::default, Retention::from),
             closed: create.closed,
             fork: fork.map(|(fork, source)| ForkRequest {
                 source,
                 offset: fork.offset,
                 sub_offset: fork.sub_offset,
+                body: frames.is_some().then_some(kind),
             }),
         };
         let stream = self.log.stream(&target.path).await?;
@@ -98,6 +103,7 @@ fn reply(target: &Target<'_>, created: &Created) -> Reply {
     head.set_next_offset(created.tail);
     head.set_closed(created.closed, created.end.as_deref());
     head.set_lifetime(created.meta.lifetime);
+    head.set_retention(created.meta.retention);
     head.set_no_store();
     Reply {
         head,

@@ -42,6 +42,8 @@ pub struct Upstreams {
     pub retries: usize,
     /// The largest request body; `None`: any.
     pub body_bytes_max: Option<u64>,
+    /// The longest silence of either end of an upgraded connection.
+    pub upgraded_timeout: Duration,
     /// The route's figures.
     pub metrics: Arc<UpstreamMetrics>,
 }
@@ -65,9 +67,10 @@ impl Picked {
         &self.peer._address
     }
 
-    /// Makes the connection one of HTTP/1.1, for what HTTP/2 cannot do.
-    pub fn use_http1(&mut self) {
+    /// Connects by HTTP/1.1, for an upgrade, after which either end may be silent for so long.
+    pub fn use_for_upgrade(&mut self, silence: Duration) {
         self.peer.options.alpn = ALPN::H1;
+        self.peer.options.read_timeout = Some(silence);
     }
 }
 
@@ -101,6 +104,7 @@ impl Upstreams {
             preserve_host: settings.preserve_host,
             retries: settings.retries,
             body_bytes_max: (settings.body_bytes_max > 0).then_some(settings.body_bytes_max),
+            upgraded_timeout: settings.timeouts.upgraded,
             metrics,
         }))
     }
@@ -193,6 +197,16 @@ impl Upstreams {
             }
         }
         self.request_headers.apply_to_request(head);
+    }
+
+    /// Leaves of what is between neighbours only the wish for an upgrade.
+    pub fn tidy_upgrade(head: &mut RequestHeader) {
+        let wish = head.headers.get(header::UPGRADE).cloned();
+        hop_by_hop::strip_request(head);
+        if let Some(wish) = wish {
+            let _ = head.insert_header(header::UPGRADE, wish);
+            let _ = head.insert_header(header::CONNECTION, "Upgrade");
+        }
     }
 
     /// Makes of an upstream's answer the one that the client gets, if its body is sent anew.

@@ -66,6 +66,32 @@ fn a_key_in_the_wrong_table_is_sent_to_its_own() {
 }
 
 #[test]
+fn a_retention_keeps_something_and_says_how_much() {
+    let with = |retention: &str| {
+        SITE.replace(
+            "streams = {}",
+            &format!("streams = {{ retention = {retention} }}"),
+        )
+    };
+    for (retention, message) in [
+        ("{}", "says neither `bytes` nor `age`"),
+        ("{ bytes = 0 }", "`bytes` is 0"),
+        ("{ age = \"0\" }", "`age` is 0s"),
+        ("{ age = \"1500ms\" }", "`age` is 1500ms"),
+    ] {
+        let (_, told, _) = problem(&with(retention));
+        assert!(told.contains(message), "{told}");
+    }
+    for retention in [
+        "{ bytes = \"1GiB\" }",
+        "{ age = \"7d\" }",
+        "{ bytes = 1, age = \"1s\" }",
+    ] {
+        parse(&with(retention)).unwrap();
+    }
+}
+
+#[test]
 fn wrong_types_are_found() {
     for (text, place, message, hint) in [
         (

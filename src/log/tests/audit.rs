@@ -1,7 +1,7 @@
 //! What holds of the stored tables at every moment, also after a crash.
 
 use crate::frame::Frames;
-use crate::log::keys::{self, Pending, SegmentHeader};
+use crate::log::keys::{self, Pending, SegmentHeader, TimerKind};
 use crate::log::kv::{Entry, Kv, Table};
 use crate::log::state::StreamState;
 use crate::types::{Position, StreamId};
@@ -15,10 +15,12 @@ struct Tables {
     segments: BTreeMap<(StreamId, Position), SegmentHeader>,
     packed: BTreeMap<(StreamId, Position), Vec<u8>>,
     producers: Vec<Vec<u8>>,
-    timers: Vec<(u64, StreamId)>,
+    timers: Vec<(u64, StreamId, TimerKind)>,
     packs: BTreeSet<(StreamId, Position, Position)>,
     /// Streams to purge, with the source to let go of.
     purges: BTreeMap<StreamId, Option<StreamId>>,
+    /// Streams to trim.
+    trims: BTreeSet<StreamId>,
     /// Streams that are being recorded.
     unfinished: BTreeSet<StreamId>,
     /// Streams with notes.
@@ -39,7 +41,8 @@ pub(super) fn audit(kv: &dyn Kv) {
 pub(super) fn audit_at_rest(kv: &dyn Kv) {
     audit(kv);
     let tables = Tables::read(kv);
-    assert_eq!((tables.packs.len(), tables.purges.len()), (0, 0));
+    let waiting = (tables.packs.len(), tables.purges.len(), tables.trims.len());
+    assert_eq!(waiting, (0, 0, 0));
     let deleted = tables.streams.iter().find(|s| s.deleted && s.forks == 0);
     assert_eq!(deleted, None, "a deleted stream outlived its forks");
 }
@@ -48,6 +51,7 @@ impl Tables {
     fn read(kv: &dyn Kv) -> Self {
         let mut packs = BTreeSet::new();
         let mut purges = BTreeMap::new();
+        let mut trims = BTreeSet::new();
         let mut unfinished = BTreeSet::new();
         for (key, value) in entries(kv, Table::Pending) {
             match Pending::read(&key, &value).unwrap() {
@@ -55,6 +59,7 @@ impl Tables {
                 Pending::Purge { id, source } => {
                     purges.insert(id, source.map(|(id, _)| id));
                 }
+                Pending::Trim { id, .. } => drop(trims.insert(id)),
                 Pending::Finish { id, .. } => drop(unfinished.insert(id)),
             }
         }
@@ -83,6 +88,7 @@ impl Tables {
                 .collect(),
             packs,
             purges,
+            trims,
             unfinished,
             notes: entries(kv, Table::Notes)
                 .into_iter()
@@ -94,7 +100,9 @@ impl Tables {
     /// Segments join from the start to `sealed`, records from there to the tail.
     fn check_data(&self, state: &StreamState) {
         let id = state.meta.id;
-        let (mut at, mut last_seal) = (state.meta.start(), state.meta.start());
+        assert!(state.earliest <= state.sealed || state.earliest <= state.meta.start());
+        let mut at = state.earliest.max(state.meta.start());
+        let mut last_seal = at;
         for (start, header) in self.segments_of(id) {
             assert_eq!(start, at, "segments of {state:?} do not join");
             let packed = self.packed.get(&(id, start));
@@ -146,8 +154,19 @@ impl Tables {
         assert_eq!(self.unfinished.contains(&id), state.unfinished);
         if let Some(deadline) = state.deadline_ms().filter(|_| !state.deleted) {
             let mut timers = self.timers.iter();
-            let in_time = |timer: &(u64, StreamId)| timer.1 == id && timer.0 <= deadline;
+            let in_time = |timer: &(u64, StreamId, TimerKind)| {
+                timer.0 <= deadline && (timer.1, timer.2) == (id, TimerKind::Expiry)
+            };
             assert!(timers.any(in_time), "no timer for {state:?}");
+        }
+        if state.meta.retention.age_ms.is_some() && !state.deleted {
+            let mine = |timer: &&(u64, StreamId, TimerKind)| {
+                (timer.1, timer.2) == (id, TimerKind::Retention)
+            };
+            let timers = self.timers.iter().filter(mine).count();
+            assert_eq!(timers, usize::from(state.retaining), "{state:?}");
+            let has_data = state.tail > state.earliest;
+            assert!(state.retaining || !has_data, "nobody looks at {state:?}");
         }
     }
 

@@ -20,7 +20,11 @@ fn draws_from(seed: u64) -> impl Iterator<Item = Draw> {
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
     let strategy = draws();
-    std::iter::repeat_with(move || strategy.new_tree(&mut runner).unwrap().current())
+    // Trimming is no client's doing.
+    std::iter::repeat_with(move || {
+        let draw = strategy.new_tree(&mut runner).unwrap().current();
+        draw.without_retention()
+    })
 }
 
 /// Has paths of its own, on which it does everything.

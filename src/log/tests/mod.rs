@@ -16,6 +16,7 @@ mod reading;
 mod recording_tests;
 mod recovery_tests;
 mod requests;
+mod retention_tests;
 mod steps;
 mod store;
 mod world;

@@ -3,7 +3,7 @@
 use super::requests::{self, Append, Create, Fork, Request, Stamp};
 use crate::log::CommitError;
 use crate::log::state::{AppendRefusal, Unavailable};
-use crate::types::{Lifetime, Position, UnixMs};
+use crate::types::{Lifetime, Position, Retention, UnixMs};
 use std::collections::BTreeMap;
 
 pub(super) const JSON: &str = "application/json";
@@ -42,16 +42,24 @@ pub(super) struct Stored {
     pub(super) messages: Vec<Vec<u8>>,
 }
 
+/// Segments of what is kept by bytes.
+const BYTES_PARTS: u64 = 8;
+
 #[derive(Clone, Debug)]
 pub(super) struct Stream {
     /// Tells streams apart that follow each other at a path.
     pub(super) number: u64,
     pub(super) content_type: &'static str,
     lifetime: Lifetime,
+    retention: Retention,
     last_used_ms: UnixMs,
     fork: Option<Forked>,
-    /// All data, also what was inherited.
+    /// Where what is kept begins. The log may choose, within the bounds of the retention.
+    pub(super) earliest: Position,
+    /// All data, also what was inherited, and what was trimmed since.
     pub(super) appends: Vec<Stored>,
+    /// When each of them came here.
+    times: Vec<UnixMs>,
     pub(super) closed: bool,
     closed_by: Option<Stamp>,
     /// The last `Stream-Seq`.
@@ -76,6 +84,39 @@ impl Stream {
         self.appends.last().map_or(0, |stored| stored.end)
     }
 
+    /// Takes over what the log trimmed, all work being done: nothing that must be kept, and enough
+    /// of the rest.
+    fn trim_to(&mut self, earliest: Position, now_ms: UnixMs) {
+        assert!(earliest >= self.earliest && self.boundaries().contains(&earliest));
+        if self.forks > 0 {
+            assert_eq!(earliest, self.earliest, "trimmed under its forks");
+            return;
+        }
+        let tail = self.tail();
+        let Retention { bytes, age_ms } = self.retention;
+        for (stored, at_ms) in self.appends.iter().zip(&self.times) {
+            let must_be_kept = stored.end > self.earliest
+                && bytes.is_none_or(|bytes| tail - stored.end < bytes)
+                && age_ms.is_none_or(|age_ms| at_ms + age_ms > now_ms);
+            assert!(
+                !must_be_kept || earliest < stored.end,
+                "too much of {self:?}"
+            );
+        }
+        self.earliest = earliest;
+        if let Some(bytes) = bytes {
+            let inherited = self.fork.as_ref().map_or(0, |fork| fork.offset);
+            let lengths = self
+                .boundaries()
+                .windows(2)
+                .map(|pair| pair[1] - pair[0])
+                .max();
+            let two_segments = 2 * ((bytes / BYTES_PARTS).max(1) + lengths.unwrap_or(0));
+            let most = inherited.saturating_sub(earliest) + bytes + two_segments;
+            assert!(tail - earliest <= most, "too little of {self:?}");
+        }
+    }
+
     /// Where appends begin, and the tail.
     pub(super) fn boundaries(&self) -> Vec<Position> {
         let ends = self.appends.iter().map(|stored| stored.end);
@@ -95,13 +136,14 @@ impl Stream {
             .is_some_and(|deadline| deadline <= now_ms)
     }
 
-    fn push(&mut self, messages: Vec<Vec<u8>>) {
+    fn push(&mut self, messages: Vec<Vec<u8>>, now_ms: UnixMs) {
         if messages.is_empty() {
             return;
         }
         let bytes: usize = messages.iter().map(|message| 4 + message.len()).sum();
         let end = self.tail() + bytes as u64;
         self.appends.push(Stored { end, messages });
+        self.times.push(now_ms);
     }
 }
 
@@ -187,9 +229,12 @@ impl Model {
             number: 0,
             content_type: create.content_type.unwrap_or(BINARY),
             lifetime: create.lifetime.unwrap_or_default(),
+            retention: create.retention.unwrap_or_default(),
+            earliest: 0,
             last_used_ms: self.now_ms,
             fork: None,
             appends: Vec::new(),
+            times: Vec::new(),
             closed: create.closed,
             closed_by: None,
             last_seq: None,
@@ -197,7 +242,7 @@ impl Model {
             forks: 0,
             deleted: false,
         };
-        stream.push(create.messages.clone());
+        stream.push(create.messages.clone(), self.now_ms);
         stream
     }
 
@@ -214,6 +259,9 @@ impl Model {
             return Err("SourceContentType");
         }
         let offset = fork.offset.unwrap_or(source.tail());
+        if offset <= source.tail() && offset < source.earliest {
+            return Err("ForkTrimmed");
+        }
         if !source.boundaries().contains(&offset) {
             return Err("ForkOffset");
         }
@@ -228,8 +276,10 @@ impl Model {
         let mut stream = self.make(create);
         stream.content_type = content_type;
         stream.lifetime = create.lifetime.unwrap_or(source.lifetime);
+        stream.earliest = source.earliest;
+        stream.times = vec![self.now_ms; inherited.len()];
         stream.appends = inherited;
-        stream.push(requests::as_sent(content_type, messages));
+        stream.push(requests::as_sent(content_type, messages), self.now_ms);
         stream.fork = Some(Forked {
             source: fork.source,
             source_number: source.number,
@@ -296,6 +346,13 @@ impl Model {
         let due: Vec<_> = self.streams.iter().filter_map(expired).collect();
         for path in due {
             self.remove(path);
+        }
+    }
+
+    /// Takes over what the log trimmed of a stream.
+    pub(super) fn trim_to(&mut self, path: usize, earliest: Position) {
+        if let Some(stream) = self.streams.get_mut(&path) {
+            stream.trim_to(earliest, self.now_ms);
         }
     }
 
@@ -366,7 +423,8 @@ fn matches(there: &Stream, create: &Create) -> bool {
         }
         _ => false,
     };
-    content_type && lifetime && fork && create.closed == there.closed
+    let retention = create.retention.unwrap_or_default() == there.retention;
+    content_type && lifetime && retention && fork && create.closed == there.closed
 }
 
 /// Whether the append is one that was accepted before.
@@ -434,7 +492,7 @@ fn gap(expected: u64, stamp: Stamp) -> AppendRefusal {
 }
 
 fn apply(stream: &mut Stream, append: &Append, now_ms: UnixMs) {
-    stream.push(append.messages.clone());
+    stream.push(append.messages.clone(), now_ms);
     stream.last_used_ms = now_ms;
     if let Some(seq) = &append.stream_seq {
         stream.last_seq = Some(seq.clone());

@@ -22,10 +22,10 @@ pub(super) struct Read {
 }
 
 impl World {
-    /// A stream from its beginning to its end, or why it does not answer.
+    /// A stream from where it begins to its end, or why it does not answer.
     pub(super) async fn read_all(&self, path: usize) -> Result<Vec<Stored>, Unavailable> {
-        let tail = self.view(path).await?.tail;
-        let (mut at, mut appends) = (0, Vec::new());
+        let view = self.view(path).await?;
+        let (mut at, tail, mut appends) = (view.earliest, view.tail, Vec::new());
         while at < tail {
             let read = self.read(path, at).await.unwrap();
             at = read.to;
@@ -76,6 +76,14 @@ impl World {
         Ok(runs)
     }
 
+    /// What was trimmed is refused, and the refusal says where the stream begins.
+    async fn compare_trimmed(&self, path: usize, at: Position, earliest: Position) {
+        let refused = self.read(path, at).await;
+        let told =
+            matches!(refused, Err(ReadError::Trimmed { earliest: told }) if told == earliest);
+        assert!(told, "{refused:?} from {at} of stream {path}");
+    }
+
     /// Compares all streams with the model: what is there, and what is read from everywhere.
     pub(super) async fn compare(&self, model: &Model, paths: Paths) {
         for path in paths {
@@ -88,6 +96,7 @@ impl World {
         let expected = match (model.alive(path), seen) {
             (Ok(stream), Ok(view)) => {
                 assert_eq!((view.tail, view.closed), (stream.tail(), stream.closed));
+                assert_eq!(view.earliest, stream.earliest, "stream {path}");
                 stream
             }
             (expected, seen) => {
@@ -101,6 +110,10 @@ impl World {
             // Every position of an append means its beginning; at and behind the tail is nothing.
             let inside = next.map_or(from + 3, |end| end - 1);
             for at in [from, from + 1, inside] {
+                if from < expected.earliest {
+                    self.compare_trimmed(path, at, expected.earliest).await;
+                    continue;
+                }
                 let read = self.read(path, at).await.unwrap();
                 assert_eq!(read.from, from, "asked from {at} of stream {path}");
                 let rest = expected.appends[index..].iter();

@@ -2,7 +2,7 @@
 //! shortened, and resolved against the model when their turn comes.
 
 use super::model::{BINARY, JSON, Model, Stream, TEXT};
-use crate::types::{Lifetime, Position};
+use crate::types::{Lifetime, Position, Retention};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use std::ops::Range;
@@ -14,6 +14,7 @@ pub(super) struct Create {
     pub(super) messages: Vec<Vec<u8>>,
     pub(super) closed: bool,
     pub(super) lifetime: Option<Lifetime>,
+    pub(super) retention: Option<Retention>,
     pub(super) fork: Option<Fork>,
 }
 
@@ -58,6 +59,7 @@ pub(super) fn stream(path: usize) -> Create {
         messages: Vec::new(),
         closed: false,
         lifetime: None,
+        retention: None,
         fork: None,
     }
 }
@@ -122,6 +124,7 @@ pub(super) struct DrawCreate {
     messages: Vec<Vec<u8>>,
     closed: bool,
     lifetime: Option<DrawLifetime>,
+    retention: Option<Retention>,
     fork: Option<DrawFork>,
 }
 
@@ -214,9 +217,19 @@ prop_compose! {
         messages in messages(8),
         closed in prop::bool::weighted(0.15),
         lifetime in prop::option::weighted(0.3, lifetimes()),
+        retention in prop::option::weighted(0.4, retentions()),
         fork in prop::option::weighted(0.5, forks()),
     ) -> DrawCreate {
-        DrawCreate { path, content_type, messages, closed, lifetime, fork }
+        DrawCreate { path, content_type, messages, closed, lifetime, retention, fork }
+    }
+}
+
+prop_compose! {
+    fn retentions()(
+        bytes in prop::option::of(prop_oneof![1u64..50, 50u64..600]),
+        age_ms in prop::option::of(1000u64..6000),
+    ) -> Retention {
+        Retention { bytes, age_ms }
     }
 }
 
@@ -279,6 +292,14 @@ prop_compose! {
 }
 
 impl Draw {
+    /// The same for a stream that keeps everything.
+    pub(super) fn without_retention(mut self) -> Self {
+        if let Self::Create(create) = &mut self {
+            create.retention = None;
+        }
+        self
+    }
+
     /// The request that is meant, with the streams as they are, on one of some paths.
     pub(super) fn resolve(self, model: &Model, paths: &Paths) -> Request {
         match self {
@@ -316,6 +337,7 @@ impl DrawCreate {
                     at_ms: model.now_ms + ms,
                 },
             }),
+            retention: self.retention,
             fork,
         }
     }

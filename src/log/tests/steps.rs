@@ -84,6 +84,11 @@ impl Pair {
             Step::Work => {
                 world.work().await;
                 model.work();
+                for path in PATHS {
+                    if let Ok(view) = world.view(path).await {
+                        model.trim_to(path, view.earliest);
+                    }
+                }
             }
             Step::Evict => world.evict().await,
             Step::Restart { segment_bytes } => {

@@ -276,7 +276,7 @@ impl World {
         let request = CreateRequest {
             content_type: create.content_type,
             lifetime: create.lifetime,
-            retention: None,
+            retention: create.retention,
             retention_default: Retention::default(),
             closed: create.closed,
             fork: create
@@ -287,6 +287,7 @@ impl World {
                     source,
                     offset: fork.offset,
                     sub_offset: fork.sub_offset,
+                    body: None,
                 }),
         };
         let frames = framed(&create.messages);
@@ -310,6 +311,7 @@ impl World {
             Err(CreateError::SourceGone) => Outcome::NotCreated("SourceGone"),
             Err(CreateError::SourceContentType(_)) => Outcome::NotCreated("SourceContentType"),
             Err(CreateError::ForkOffset) => Outcome::NotCreated("ForkOffset"),
+            Err(CreateError::ForkTrimmed { .. }) => Outcome::NotCreated("ForkTrimmed"),
             Err(CreateError::ForkSubOffset) => Outcome::NotCreated("ForkSubOffset"),
             Err(error @ (CreateError::NoteTooLong | CreateError::Read(_))) => panic!("{error}"),
         }

@@ -24,11 +24,13 @@ pub enum Way {
     LastEvent,
     /// By the URL of its stream.
     StreamUrl,
+    /// As one more client of a feed.
+    Feed,
 }
 
 impl Way {
     /// All of them, in the order of their places.
-    pub const ALL: [Self; 3] = [Self::Key, Self::LastEvent, Self::StreamUrl];
+    pub const ALL: [Self; 4] = [Self::Key, Self::LastEvent, Self::StreamUrl, Self::Feed];
 
     /// The label's value.
     pub fn as_str(self) -> &'static str {
@@ -36,6 +38,7 @@ impl Way {
             Self::Key => "key",
             Self::LastEvent => "last_event",
             Self::StreamUrl => "stream_url",
+            Self::Feed => "feed",
         }
     }
 }
@@ -55,6 +58,8 @@ pub struct Recordings {
     pub added_seconds: Histogram,
     /// Clients that left before the end of an answer whose recording went on.
     pub disconnects: IntCounter,
+    /// Connections to upstreams of feeds that were made again.
+    pub reconnects: IntCounter,
     ended: [IntCounter; Outcome::ALL.len()],
     attached: [IntCounter; Way::ALL.len()],
 }
@@ -104,6 +109,10 @@ impl Recordings {
             disconnects: registrar.counter(
                 "headwater_recording_disconnects_total",
                 "Clients that left before the end of a recorded answer.",
+            ),
+            reconnects: registrar.counter(
+                "headwater_feed_reconnects_total",
+                "Connections to upstreams of feeds that were made again.",
             ),
             ended: Outcome::ALL.map(|outcome| ended.with_label_values(&[outcome.as_str()])),
             attached: Way::ALL.map(|way| attached.with_label_values(&[way.as_str()])),
