@@ -263,11 +263,20 @@ impl CachePolicy {
     }
 }
 
-/// The entity tag of an answer: the stream's own number, so that a stream that was deleted and
-/// created again differs, the range, and what the answer says of the end.
-pub fn etag(meta: &StreamMeta, from: Position, to: Position, end: EndState) -> String {
+/// The entity tag of an answer: the name of the database and the stream's own number in it, so that
+/// a stream that was created again differs, also in a database that was begun anew; the range; and
+/// what the answer says of the end.
+pub fn etag(
+    database: &str,
+    meta: &StreamMeta,
+    from: Position,
+    to: Position,
+    end: EndState,
+) -> String {
     let mut tag = String::with_capacity(ETAG_BYTES_EXPECTED);
     tag.push('"');
+    tag.push_str(database);
+    tag.push(':');
     for (number, separator) in [(meta.id, ':'), (from, ':'), (to, '"')] {
         push_number(&mut tag, number);
         tag.push(separator);
@@ -282,7 +291,7 @@ pub fn etag(meta: &StreamMeta, from: Position, to: Position, end: EndState) -> S
     tag
 }
 
-const ETAG_BYTES_EXPECTED: usize = 48;
+const ETAG_BYTES_EXPECTED: usize = 56;
 
 /// Decimal digits, without the machinery of formatting: this is done for every read.
 fn push_number(text: &mut String, mut number: u64) {
@@ -389,11 +398,13 @@ mod tests {
             fork: None,
             note: None,
         };
-        assert_eq!(etag(&meta, 0, 120, EndState::More), "\"10007:0:120\"");
-        assert_eq!(etag(&meta, 0, 120, EndState::UpToDate), "\"10007:0:120:t\"");
+        let tag = |from, to, end| etag("0a1b2c3d", &meta, from, to, end);
+        assert_eq!(tag(0, 120, EndState::More), "\"0a1b2c3d:10007:0:120\"");
+        let up_to_date = tag(0, 120, EndState::UpToDate);
+        assert_eq!(up_to_date, "\"0a1b2c3d:10007:0:120:t\"");
         assert_eq!(
-            etag(&meta, 5, u64::MAX, EndState::Closed),
-            format!("\"10007:5:{}:c\"", u64::MAX)
+            tag(5, u64::MAX, EndState::Closed),
+            format!("\"0a1b2c3d:10007:5:{}:c\"", u64::MAX)
         );
     }
 

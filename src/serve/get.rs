@@ -62,7 +62,13 @@ impl Server {
         if_none_match: Option<&str>,
         cursor: Option<u64>,
     ) -> Result<Reply, ServeError> {
-        let etag = reply::etag(&answer.view.meta, answer.from, answer.to, end_of(&answer));
+        let etag = reply::etag(
+            self.log.database_id(),
+            &answer.view.meta,
+            answer.from,
+            answer.to,
+            end_of(&answer),
+        );
         let unchanged = if_none_match.is_some_and(|given| reply::matches_etag(given, &etag));
         let status = if unchanged {
             StatusCode::NOT_MODIFIED

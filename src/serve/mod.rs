@@ -10,6 +10,8 @@ mod head;
 mod live;
 mod post;
 mod put;
+#[cfg(test)]
+mod tests;
 
 pub use body::{Body, Pieces};
 pub use error::ServeError;

@@ -12,6 +12,7 @@ mod limits;
 mod operations;
 mod raw_http;
 mod refusals;
+mod retention;
 mod reverse_proxy;
 mod reverse_proxy_failures;
 mod reverse_proxy_h2;

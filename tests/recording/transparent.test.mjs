@@ -3,7 +3,9 @@
 
 import assert from "node:assert/strict"
 import { execFile } from "node:child_process"
+import fs from "node:fs"
 import { after, before, test } from "node:test"
+import { setTimeout as sleep } from "node:timers/promises"
 import { eventsText } from "../upstream/events.mjs"
 import { endOf, parseEvents, patience, readAll, recordRoute, startBoth, startUpstream, until, withoutIds } from "./support.mjs"
 
@@ -148,6 +150,28 @@ test("silence before the head is answered with 504, silence after it ends the re
   assert.equal((await endOf(url)).end, "failed")
   await until(async () => (await both.upstream.calls("late")).running === 0)
 })
+
+test("half an event is passed on, and half a character waited for without work", patience, async () => {
+  const text = eventsText("count=2")
+  const halfCharacter = Buffer.from(text).indexOf("\u{1f30a}") + 2
+  const response = await fetch(`${both.server.url}/plain/events?count=2&pause_at=1&pause_bytes=${halfCharacter}&pause=3000`)
+  const reader = response.body.getReader()
+  const first = Buffer.from((await reader.read()).value)
+  assert.ok(text.startsWith(first.toString()), first.toString())
+  const before = cpuSeconds(both.server.pid())
+  await sleep(1500)
+  const used = cpuSeconds(both.server.pid()) - before
+  assert.ok(used < 0.3, `${used} s`)
+  const parts = [first]
+  for (let next = await reader.read(); !next.done; next = await reader.read()) parts.push(next.value)
+  assert.equal(Buffer.concat(parts).toString(), text)
+})
+
+/** The processor time that a process has used. */
+function cpuSeconds(pid) {
+  const fields = fs.readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1].split(" ")
+  return (Number(fields[11]) + Number(fields[12])) / 100
+}
 
 test("what is larger than allowed ends as failed, with all that came before", patience, async () => {
   const response = await fetch(`${both.server.url}/small/events?count=endless&delay=1&key=small`)

@@ -9,7 +9,8 @@
 //   from=N         the number of the first event (1)
 //   split=BYTES    write in pieces of this size, each by itself
 //   head_after=MS  silence before the head
-//   pause_at=N     silence before event N, of pause=MS (for ever without it)
+//   pause_at=N     silence before event N, of pause=MS (for ever without it); with
+//                  pause_bytes=N, in its middle
 //   break_at=N     break off before event N; with break_bytes=N, in its middle
 //   ends=close     delimited by the connection's end instead of chunked
 //   retry=MS       the first event says how soon to reconnect
@@ -39,6 +40,7 @@ function settings(parameters) {
     headAfter: number("head_after", 0),
     pauseAt: number("pause_at"),
     pause: number("pause", FOREVER_MS),
+    pauseBytes: number("pause_bytes", 0),
     breakAt: number("break_at"),
     breakBytes: number("break_bytes", 0),
     retry: number("retry"),
@@ -82,8 +84,12 @@ export async function events({ request, response, url, call }) {
 
   for (let n = how.from; n < how.to; n++) {
     if (n > how.from && !(await writer.pause(how.delay))) return
-    if (n === how.pauseAt && !(await writer.pause(how.pause))) return
     let bytes = Buffer.from(eventText(n, how))
+    if (n === how.pauseAt) {
+      if (!(await send(writer, bytes.subarray(0, how.pauseBytes), how.split))) return
+      if (!(await writer.pause(how.pause))) return
+      bytes = bytes.subarray(how.pauseBytes)
+    }
     const breaks = n === how.breakAt
     if (breaks) bytes = bytes.subarray(0, how.breakBytes)
     if (!(await send(writer, bytes, how.split))) return

@@ -5,8 +5,11 @@ use super::model::Outcome;
 use super::requests::{Append, Create, append, close, fork, stream};
 use super::store::{Call, MemoryStore};
 use super::world::{World, small, until};
-use crate::log::CommitError;
+use crate::log::kv::{Kv, Table, Write};
+use crate::log::{CommitError, keys};
 use crate::types::Lifetime;
+use bytes::Bytes;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 const FAILED: Outcome = Outcome::NotCommitted(CommitError::Failed);
@@ -140,6 +143,64 @@ async fn work_that_is_tried_again_lets_go_of_a_source_once() {
     world.work().await;
     assert_eq!(world.read(3, 0).await.unwrap().to, 8);
     audit_at_rest(world.store());
+}
+
+/// The records of a sealed segment are damaged: it alone stays as it is.
+#[tokio::test]
+async fn work_that_cannot_be_done_holds_up_no_other() {
+    let (mut world, store) = world().await;
+    for path in 1..4 {
+        world.create(&stream(path)).await;
+        world.append(&append(path, b"one")).await;
+        world.append(&append(path, b"two")).await;
+    }
+    let id = world.view(1).await.unwrap().meta.id;
+    let damaged = keys::position_key(id, 7);
+    let remove = Write::Delete(Table::Records, Bytes::copy_from_slice(&damaged));
+    store.write(&[remove]).unwrap();
+    for path in 1..3 {
+        world.append(&close(path)).await;
+    }
+    world.delete(3).await;
+    for left in [1, 1] {
+        world.work().await;
+        assert_eq!(entries(&store, Table::Pending), left);
+        assert_eq!(entries(&store, Table::Packed), 1);
+        world.restart();
+    }
+    assert!(!world.log().failed());
+    // Deleting it is always possible, and leaves nothing to do at the next start.
+    world.delete(1).await;
+    world.work().await;
+    world.restart();
+    world.work().await;
+    audit_at_rest(&*store);
+}
+
+#[tokio::test]
+async fn forks_that_are_purged_together_are_let_go_of_with_few_syncs() {
+    const FORKS: usize = 100;
+    let (mut world, store) = world().await;
+    for path in 1..=FORKS {
+        world.create(&fork(path, 0)).await;
+        world.delete(path).await;
+    }
+    let before = store.count(Call::Sync);
+    world.work().await;
+    let syncs = store.count(Call::Sync) - before;
+    assert!(syncs < FORKS as u64 / 4, "{syncs}");
+    audit_at_rest(&*store);
+}
+
+fn entries(store: &MemoryStore, table: Table) -> usize {
+    let mut entries = 0;
+    store
+        .scan(table, &[], &[0xff; 32], &mut |_, _| {
+            entries += 1;
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    entries
 }
 
 #[tokio::test]

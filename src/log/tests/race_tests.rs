@@ -5,9 +5,12 @@ use super::model::Outcome;
 use super::reading::payloads;
 use super::requests::{Create, append, close, fork, stream};
 use super::store::{Call, MemoryStore};
-use super::world::{World, small, until};
+use super::world::{World, path_of, small, until};
 use crate::config::LogConfig;
-use crate::log::{AnswerBody, ReadError};
+use crate::frame;
+use crate::log::state::{CreateRequest, ForkRequest};
+use crate::log::{self, AnswerBody, CreateError, ReadError};
+use crate::types::{Kind, Retention};
 use std::sync::Arc;
 
 /// A log that reads everything from the store, and a stream with data.
@@ -87,6 +90,40 @@ async fn a_source_that_is_deleted_meanwhile_is_not_forked() {
     world.delete(0).await;
     store.release(Call::Scan);
     assert_eq!(forking.await.unwrap(), Outcome::NotCreated("SourceGone"));
+    audit(&*store);
+}
+
+/// The body of a fork is framed as the kind of its source asks, before the source is locked.
+#[tokio::test]
+async fn a_source_that_is_replaced_by_one_of_another_kind_is_not_forked() {
+    let (world, store) = cold().await;
+    let frames = Some(frame::encode([&b"not json"[..]].into_iter()));
+    for (kind, is_made) in [(Kind::Json, false), (Kind::Binary, true)] {
+        let source = path_of(0);
+        let request = CreateRequest {
+            content_type: None,
+            lifetime: None,
+            retention: None,
+            retention_default: Retention::default(),
+            closed: false,
+            fork: Some(ForkRequest {
+                source: &source,
+                offset: None,
+                sub_offset: 0,
+                body: Some(kind),
+            }),
+        };
+        let create = log::Create {
+            request,
+            frames: frames.clone(),
+            note: None,
+            unfinished: false,
+        };
+        let stream = world.stream(1).await;
+        let outcome = world.log().create(&stream, create).await;
+        let refused = matches!(outcome, Err(CreateError::SourceNotFound));
+        assert_eq!((outcome.is_ok(), refused), (is_made, !is_made));
+    }
     audit(&*store);
 }
 

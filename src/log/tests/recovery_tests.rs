@@ -66,7 +66,7 @@ fn open(store: &Arc<MemoryStore>) -> Result<Arc<Log>, OpenError> {
 
 #[tokio::test]
 async fn a_crash_while_opening_does_no_harm() {
-    for nth in 1..=4 {
+    for nth in 1..=8 {
         let store = MemoryStore::new();
         store.die_at(nth);
         assert!(open(&store).is_err(), "opening makes more than {nth} calls");
