@@ -15,6 +15,8 @@ mod environment;
 mod problems;
 #[path = "config/reference.rs"]
 mod reference;
+#[path = "config/upstreams.rs"]
+mod upstreams;
 
 /// A configuration that is right, for what is put before it.
 const SITE: &str = r#"

@@ -63,6 +63,7 @@ impl Upstream for Balanced {
                 .send(&picked.peer, head, body, self.headers_timeout);
             match sent.await {
                 Ok(exchange) => {
+                    upstreams.metrics.connected(exchange.reused);
                     let mut head = exchange.head.clone();
                     upstreams.prepare_response(&mut head);
                     return Ok(Response {
@@ -72,9 +73,11 @@ impl Upstream for Balanced {
                     });
                 }
                 // Nothing was sent, so another may be tried.
-                Err(ExchangeError::Connect(_) | ExchangeError::Tls(_))
+                Err(error @ (ExchangeError::Connect(_) | ExchangeError::Tls(_)))
                     if tried.len() < upstreams.retries =>
                 {
+                    upstreams.metrics.failed(error.failure());
+                    upstreams.metrics.retries.inc();
                     tried.push(picked.address().clone());
                 }
                 Err(error) => {

@@ -26,6 +26,8 @@ pub struct Client {
 pub struct Exchange {
     /// The head of the answer.
     pub head: ResponseHeader,
+    /// Whether the connection had been used before.
+    pub reused: bool,
     body: Option<Body>,
 }
 
@@ -80,6 +82,7 @@ impl Client {
                     };
                     return Ok(Exchange {
                         head: answer,
+                        reused,
                         body: Some(body),
                     });
                 }
