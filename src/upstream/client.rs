@@ -246,3 +246,7 @@ impl Drop for Exchange {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;

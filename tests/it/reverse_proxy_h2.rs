@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
@@ -39,8 +38,8 @@ impl Certificates {
         made
     }
 
-    fn file(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+    fn file(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
     }
 
     /// The setting that trusts the authority.
@@ -72,8 +71,8 @@ impl Node {
     }
 
     fn with_tls(certificates: &Certificates) -> Self {
-        let file = |name| certificates.file(name).display().to_string();
-        Self::start(&["--tls", &file("cert.pem"), &file("key.pem")])
+        let (cert, key) = (certificates.file("cert.pem"), certificates.file("key.pem"));
+        Self::start(&["--tls", &cert, &key])
     }
 
     fn url(&self, scheme: &str) -> String {
