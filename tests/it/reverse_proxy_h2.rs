@@ -44,7 +44,7 @@ impl Certificates {
 
     /// The setting that trusts the authority.
     fn trusted(&self) -> String {
-        format!("tls = {{ ca = {:?} }}", self.file("ca.pem"))
+        format!("tls = {{ ca = \"{}\" }}", self.file("ca.pem"))
     }
 }
 
@@ -153,7 +153,7 @@ fn certificates_of_upstreams_are_verified() {
 fn encrypted(certificates: &Certificates, upstream: &str, settings: &str) -> Server {
     let setup = Setup {
         site: format!(
-            "tls = {{ certificates = [{{ cert = {:?}, key = {:?} }}] }}",
+            "tls = {{ certificates = [{{ cert = \"{}\", key = \"{}\" }}] }}",
             certificates.file("cert.pem"),
             certificates.file("key.pem"),
         ),
@@ -204,8 +204,10 @@ fn a_client_of_http2_reaches_an_upstream_of_http1() {
         assert!(curl(&certificates, &server, &[], b"").is_empty());
     }
     let calls = upstream.calls();
-    // Had a body ended twice, the connection would have been given up.
-    assert!(calls.iter().all(|call| call.connection == 0), "{calls:?}");
+    // Had a body ended twice, its connection would have been given up. One that is being given back
+    // may be missed by the next request.
+    assert_eq!(calls.len(), 15);
+    assert!(calls.iter().all(|call| call.connection < 4), "{calls:?}");
     let call = upstream.last_call();
     assert_eq!(call.header("x-forwarded-proto"), Some("https"));
     let host = format!("localhost:{}", server.address().port());
