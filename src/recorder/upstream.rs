@@ -29,7 +29,8 @@ pub struct Response {
 }
 
 impl Response {
-    fn new(mut head: ResponseHeader, exchange: Exchange, picked: Option<Picked>) -> Self {
+    /// One that comes from this upstream.
+    pub fn new(mut head: ResponseHeader, exchange: Exchange, picked: Option<Picked>) -> Self {
         // By whatever version it came: no HTTP/1.1 client could be sent a head of HTTP/2.
         head.set_version(Version::HTTP_11);
         Self {
@@ -84,6 +85,7 @@ impl Upstream for Balanced {
                 {
                     upstreams.metrics.failed(error.failure());
                     upstreams.metrics.retries.inc();
+                    picked.avoid();
                     tried.push(picked.address().clone());
                 }
                 Err(error) => {
