@@ -17,12 +17,13 @@ HEADWATER_BIN := $(CARGO_TARGET_DIR)/release/headwater
 export CARGO_TARGET_DIR HEADWATER_BIN
 
 CARGO_FLAGS := --release --locked
-VENV := tests/clients/python/.venv
+CLIENTS_VENV := tests/clients/python/.venv
+RECORDING_VENV := tests/recording/python/.venv
 
 .PHONY: help
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
-	echo "Also: build fmt lint deny unit conformance clients clean"
+	echo "Also: build fmt lint deny unit conformance clients recording clean"
 
 # --- Building and running
 
@@ -42,7 +43,7 @@ run: build
 # --- Testing: each stage ends the run when it fails
 
 .PHONY: test
-test: test-prerequisites lint deny unit conformance clients
+test: test-prerequisites lint deny unit conformance clients recording
 	@echo "=== all stages passed"
 
 .PHONY: test-prerequisites
@@ -81,17 +82,23 @@ conformance: build tests/conformance/node_modules/.package-lock.json
 	node tests/conformance/run.mjs
 
 .PHONY: clients
-clients: build tests/clients/typescript/node_modules/.package-lock.json $(VENV)/installed
+clients: build tests/clients/typescript/node_modules/.package-lock.json $(CLIENTS_VENV)/installed
 	@echo "=== clients: the official TypeScript and Python clients"
-	PYTHON="$(CURDIR)/$(VENV)/bin/python" node tests/clients/run.mjs
+	PYTHON="$(CURDIR)/$(CLIENTS_VENV)/bin/python" node tests/clients/run.mjs
+
+# One of them alone: make recording ARGS=browser
+.PHONY: recording
+recording: build tests/recording/node_modules/.package-lock.json $(RECORDING_VENV)/installed
+	@echo "=== recording: curl, Chromium, the OpenAI clients, kill -9, a thousand at once"
+	PYTHON="$(CURDIR)/$(RECORDING_VENV)/bin/python" node tests/recording/run.mjs $(ARGS)
 
 %/node_modules/.package-lock.json: %/package.json %/package-lock.json
 	npm ci --prefix $* --no-audit --no-fund --loglevel=error
 	touch $@
 
-$(VENV)/installed: tests/clients/python/requirements.txt
-	python3 -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+%/.venv/installed: %/requirements.txt
+	python3 -m venv $*/.venv
+	$*/.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	touch $@
 
 # --- Measuring
@@ -104,4 +111,4 @@ bench: prerequisites
 .PHONY: clean
 clean:
 	cargo clean --release --package headwater
-	rm -rf tests/*/node_modules tests/clients/*/node_modules $(VENV)
+	rm -rf tests/*/node_modules tests/clients/*/node_modules $(CLIENTS_VENV) $(RECORDING_VENV)

@@ -28,6 +28,7 @@ if [[ $purpose == test ]]; then
     need openssl command -v openssl
     need python3 command -v python3
     need python3-venv python3 -c 'import ensurepip, venv'
+    need chromium command -v chromium
 fi
 
 if ((${#missing[@]} > 0)); then

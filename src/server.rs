@@ -5,12 +5,13 @@
 
 use crate::clock::SystemClock;
 use crate::config::Config;
-use crate::gateway::{self, Sockets};
+use crate::gateway::{self, Connections, Sockets};
 use crate::log::rocks::Rocks;
 use crate::log::{self, Log};
 use crate::observe::admin::{self, CheckpointError, Parts, Readiness};
 use crate::observe::logs;
 use crate::observe::metrics::Metrics;
+use crate::recorder::{RecordError, Recorder};
 use crate::serve::Server;
 use pingora::server::ListenFds;
 use pingora::services::Service as _;
@@ -45,6 +46,8 @@ pub enum RunError {
     Listen(#[from] gateway::ListenError),
     #[error(transparent)]
     Admin(#[from] admin::AddressError),
+    #[error("recordings that a crash cut off cannot be closed: {0}")]
+    Recover(#[from] RecordError),
     #[error("the threads do not start: {0}")]
     Threads(std::io::Error),
 }
@@ -85,7 +88,11 @@ async fn run_on(config: Config, metrics: Arc<Metrics>) -> Result<(), RunError> {
     let rocks = open_database(&config).await?;
     let (server, stop_work) = start_log(&config, &metrics, &rocks)?;
     report_figures(&metrics, &server.log, &rocks);
-    let listeners = Listeners::start(&config, &server, &fds)?;
+    let recorder = start_recorder(&config, &server);
+    recorder.recover().await?;
+    let stop_upstreams = CancellationToken::new();
+    let services = gateway::services(&config, &server, &recorder, &stop_upstreams)?;
+    let listeners = Listeners::start(services, &fds);
     let _ = lifecycle.opened.set((server.log.clone(), rocks));
     for (configured, bound) in &bound {
         let admin = config.admin.as_ref() == Some(configured);
@@ -95,7 +102,11 @@ async fn run_on(config: Config, metrics: Arc<Metrics>) -> Result<(), RunError> {
     stop_signal().await;
     tracing::info!("stopping");
     lifecycle.stopping.store(true, Ordering::Release);
-    listeners.stop(&server, config.shutdown_timeout).await;
+    tokio::join!(
+        recorder.stop(config.shutdown_timeout.mul_f64(RECORDINGS_SHARE)),
+        listeners.stop(&server, config.shutdown_timeout),
+    );
+    stop_upstreams.cancel();
     stop_work.cancel();
     server.log.stop().await;
     let _ = stop_admin.send(true);
@@ -150,6 +161,15 @@ fn start_log(
     Ok((server, stop_work))
 }
 
+fn start_recorder(config: &Config, server: &Arc<Server>) -> Arc<Recorder> {
+    Arc::new(Recorder::new(
+        server.log.clone(),
+        server.clock.clone(),
+        server.metrics.clone(),
+        config.limits.recordings_max,
+    ))
+}
+
 /// Lets a scrape of the metrics take the figures that are only worth asking for then.
 fn report_figures(metrics: &Arc<Metrics>, log: &Arc<Log>, rocks: &Arc<Rocks>) {
     let (log, rocks) = (log.clone(), rocks.clone());
@@ -173,15 +193,14 @@ struct Listeners {
 }
 
 impl Listeners {
-    fn start(config: &Config, server: &Arc<Server>, fds: &ListenFds) -> Result<Self, RunError> {
+    fn start(services: Vec<Service<Connections>>, fds: &ListenFds) -> Self {
         let (stop, stopped) = watch::channel(false);
         let start = |mut service: Service<_>| {
             let (stopped, fds) = (stopped.clone(), fds.clone());
             tokio::spawn(async move { service.start_service(Some(fds), stopped, 1).await })
         };
-        let services = gateway::services(config, server)?;
         let running = services.into_iter().map(start).collect();
-        Ok(Self { stop, running })
+        Self { stop, running }
     }
 
     /// Sends live readers away, takes no new connection, and gives what is in flight until the
@@ -203,6 +222,9 @@ impl Listeners {
         }
     }
 }
+
+/// The share of the time for a stop that recordings have to come to their end by themselves.
+const RECORDINGS_SHARE: f64 = 0.7;
 
 const DRAIN_CHECK: Duration = Duration::from_millis(20);
 

@@ -251,6 +251,9 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// All of them, in the order of their places.
+    pub const ALL: [Self; 3] = [Self::Completed, Self::Aborted, Self::Failed];
+
     /// The word for it in headers and events.
     pub fn as_str(self) -> &'static str {
         match self {

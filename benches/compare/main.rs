@@ -86,3 +86,13 @@ fn main() -> io::Result<()> {
     eprintln!("each run: {}", results.display());
     Ok(())
 }
+
+/// The most files that a process started here may open.
+fn open_files_max() -> io::Result<u32> {
+    let limits = std::fs::read_to_string("/proc/self/limits")?;
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    line.and_then(|line| line.split_whitespace().nth(4)?.parse().ok())
+        .ok_or_else(|| io::Error::other("the limit of open files cannot be read"))
+}

@@ -55,16 +55,6 @@ pub(crate) fn raise_open_files() -> io::Result<()> {
     }
 }
 
-/// The most files that a process started here may open.
-pub(crate) fn open_files_max() -> io::Result<u32> {
-    let limits = read(std::process::id(), "limits")?;
-    let line = limits
-        .lines()
-        .find(|line| line.starts_with("Max open files"));
-    line.and_then(|line| line.split_whitespace().nth(4)?.parse().ok())
-        .ok_or_else(|| io::Error::other("the limit of open files cannot be read"))
-}
-
 fn read(pid: u32, file: &str) -> io::Result<String> {
     std::fs::read_to_string(format!("/proc/{pid}/{file}"))
 }

@@ -89,7 +89,14 @@ impl Check<'_, '_> {
                 RouteKind::Streams(streams) => {
                     self.streams(&steps!["site", n, "route", r, "streams"], streams);
                 }
-                RouteKind::Record(_) | RouteKind::Proxy(_) | RouteKind::ReverseProxy(_) => {}
+                RouteKind::ReverseProxy(settings) => {
+                    self.upstreams(&steps!["site", n, "route", r, "reverse_proxy"], settings);
+                }
+                RouteKind::Record(settings) => {
+                    let shared = settings.reverse_proxy();
+                    self.upstreams(&steps!["site", n, "route", r, "record"], &shared);
+                }
+                RouteKind::Proxy(_) => {}
             }
         }
     }
@@ -161,7 +168,7 @@ impl Check<'_, '_> {
         }
     }
 
-    fn certificate(&mut self, at: &[Step], certificate: &Certificate) {
+    pub(super) fn certificate(&mut self, at: &[Step], certificate: &Certificate) {
         let below = |key: &str| [at, &steps![key]].concat();
         let chain = CertificateDer::pem_file_iter(&certificate.cert)
             .and_then(Iterator::collect::<Result<Vec<_>, _>>)
@@ -189,7 +196,7 @@ impl Check<'_, '_> {
         }
     }
 
-    fn pem(&mut self, at: &[Step], file: &Path, what: &str, error: &pem::Error) {
+    pub(super) fn pem(&mut self, at: &[Step], file: &Path, what: &str, error: &pem::Error) {
         let file = file.display();
         let (message, hint) = match error {
             pem::Error::Io(error) => (

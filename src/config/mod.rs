@@ -5,6 +5,7 @@
 
 mod check;
 mod check_sites;
+mod check_upstreams;
 mod de;
 mod environment;
 mod listen;
@@ -15,9 +16,12 @@ mod record;
 mod retention;
 mod route;
 pub mod schema;
+mod secret;
 mod suggest;
 mod tree;
 mod upstream;
+mod upstream_url;
+mod url_pattern;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,7 +38,13 @@ pub use proxy::Proxy;
 pub use record::{OnDisconnect, Record};
 pub use retention::Retention;
 pub use route::{Route, RouteKind};
-pub use upstream::ReverseProxy;
+pub use secret::{Secret, TooShort};
+pub use upstream::{
+    Balance, Forwarded, HashBy, HeaderRules, HealthCheck, HttpVersion, ReverseProxy, Timeouts,
+    UpstreamTls,
+};
+pub use upstream_url::{Upstream, UpstreamUrl, UpstreamUrlError};
+pub use url_pattern::{UrlPattern, UrlPatternError};
 
 use crate::units::{self, DurationText, SizeText};
 
@@ -256,7 +266,7 @@ pub struct Tls {
 }
 
 /// One certificate with its key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Certificate {
     /// The PEM file of the certificate, followed by its intermediate certificates.

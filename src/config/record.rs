@@ -5,105 +5,148 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::upstream::upstream_settings;
+use super::{Retention, ReverseProxy};
 use crate::units::{self, DurationText, SizeText};
 
-/// Passes requests on to upstreams, and records answers that stream.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Record {
-    /// The upstreams: `http://` or `https://`, a host, and a port if it is not the usual one.
-    #[schemars(length(min = 1))]
-    pub upstreams: Vec<String>,
+upstream_settings! {
+    /// Passes requests on to upstreams, and records answers that stream.
+    pub struct Record {
+        /// The content types of answers that are recorded. Any other answer passes through.
+        #[serde(default = "content_types")]
+        pub content_types: Vec<String>,
 
-    /// The content types of answers that are recorded. Any other answer passes through.
-    #[serde(default = "content_types")]
-    pub content_types: Vec<String>,
+        /// What becomes of a recording that nobody reads.
+        #[serde(default)]
+        pub on_disconnect: OnDisconnect,
 
-    /// What becomes of a recording that nobody reads.
-    #[serde(default)]
-    pub on_disconnect: OnDisconnect,
+        /// How long nobody may be reading before a recording is cancelled, with `on_disconnect =
+        /// "grace"`.
+        #[serde(default = "grace", with = "units::duration")]
+        #[schemars(with = "DurationText")]
+        pub grace: Duration,
 
-    /// How long nobody may be reading before a recording is cancelled, with `on_disconnect =
-    /// "grace"`.
-    #[serde(default = "grace", with = "units::duration")]
-    #[schemars(with = "DurationText")]
-    pub grace: Duration,
+        /// Whether events without an `id` get one, by which a browser's `EventSource` goes on after the
+        /// last event it saw.
+        #[serde(default)]
+        pub event_ids: bool,
 
-    /// Whether events without an `id` get one, by which a browser's `EventSource` goes on after the
-    /// last event it saw.
-    #[serde(default)]
-    pub event_ids: bool,
+        /// The name of a recording's stream; `{id}` is what makes it unique and unguessable.
+        #[serde(default = "name")]
+        pub name: String,
 
-    /// The name of a recording's stream; `{id}` is what makes it unique and unguessable.
-    #[serde(default = "name")]
-    pub name: String,
+        /// The namespace of the recordings. A `streams` route with the same namespace serves them to
+        /// whoever knows their names.
+        #[serde(default = "namespace")]
+        pub namespace: String,
 
-    /// The namespace of the recordings. A `streams` route with the same namespace serves them to
-    /// whoever knows their names.
-    #[serde(default = "namespace")]
-    pub namespace: String,
+        /// How long a recording is kept after it was last read or written.
+        #[serde(default = "ttl", with = "units::duration")]
+        #[schemars(with = "DurationText")]
+        pub ttl: Duration,
 
-    /// How long a recording is kept after it was last read or written.
-    #[serde(default = "ttl", with = "units::duration")]
-    #[schemars(with = "DurationText")]
-    pub ttl: Duration,
+        /// How long a `Stream-Url` is valid.
+        #[serde(default = "ttl", with = "units::duration")]
+        #[schemars(with = "DurationText")]
+        pub url_ttl: Duration,
 
-    /// How long a `Stream-Url` is valid.
-    #[serde(default = "ttl", with = "units::duration")]
-    #[schemars(with = "DurationText")]
-    pub url_ttl: Duration,
+        /// The path below which the streams of recordings are read.
+        #[serde(default = "url_path")]
+        pub url_path: String,
 
-    /// The path below which the streams of recordings are read.
-    #[serde(default = "url_path")]
-    pub url_path: String,
+        /// The scheme and host of a `Stream-Url`, such as `https://api.example.com`, where another proxy
+        /// stands before this one. Without it, they are taken from the request.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(with = "String")]
+        pub base_url: Option<String>,
 
-    /// The scheme and host of a `Stream-Url`, such as `https://api.example.com`, where another proxy
-    /// stands before this one. Without it, they are taken from the request.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
-    pub base_url: Option<String>,
+        /// The request header that names a request, so that the same one again attaches to its
+        /// recording.
+        #[serde(default = "idempotency_header")]
+        pub idempotency_header: String,
 
-    /// The request header that names a request, so that the same one again attaches to its
-    /// recording.
-    #[serde(default = "idempotency_header")]
-    pub idempotency_header: String,
+        /// The request headers that tell callers apart: nobody attaches to a recording of somebody else.
+        #[serde(default = "credentials")]
+        pub credentials: Vec<String>,
 
-    /// The request headers that tell callers apart: nobody attaches to a recording of somebody else.
-    #[serde(default = "credentials")]
-    pub credentials: Vec<String>,
+        /// How often a client gets a comment while the upstream is silent, so that nothing between takes
+        /// the connection for dead. `0`: never.
+        #[serde(default, with = "units::duration")]
+        #[schemars(with = "DurationText")]
+        pub heartbeat: Duration,
 
-    /// How often a client gets a comment while the upstream is silent, so that nothing between takes
-    /// the connection for dead. `0`: never.
-    #[serde(default, with = "units::duration")]
-    #[schemars(with = "DurationText")]
-    pub heartbeat: Duration,
+        /// The longest wait for the head of an upstream's answer, after which the request is answered
+        /// with 504.
+        #[serde(default = "headers_timeout", with = "units::duration")]
+        #[schemars(with = "DurationText")]
+        pub headers_timeout: Duration,
 
-    /// The longest wait for the head of an upstream's answer, after which the request is answered
-    /// with 504.
-    #[serde(default = "headers_timeout", with = "units::duration")]
-    #[schemars(with = "DurationText")]
-    pub headers_timeout: Duration,
+        /// How long an upstream may be silent within its answer before the recording ends as failed.
+        #[serde(default = "inactivity_timeout", with = "units::duration")]
+        #[schemars(with = "DurationText")]
+        pub inactivity_timeout: Duration,
 
-    /// How long an upstream may be silent within its answer before the recording ends as failed.
-    #[serde(default = "inactivity_timeout", with = "units::duration")]
-    #[schemars(with = "DurationText")]
-    pub inactivity_timeout: Duration,
+        /// The longest time that a recording may take. `0`: any.
+        #[serde(default = "total_timeout", with = "units::duration")]
+        #[schemars(with = "DurationText")]
+        pub total_timeout: Duration,
 
-    /// The longest time that a recording may take. `0`: any.
-    #[serde(default = "total_timeout", with = "units::duration")]
-    #[schemars(with = "DurationText")]
-    pub total_timeout: Duration,
+        /// Whether GET requests are for a feed that says the same to everybody: its upstream is
+        /// called once, without the credentials of any client, however many clients there are, and
+        /// called again when it drops.
+        #[serde(default)]
+        pub share: bool,
 
-    /// The most bytes of one recording.
-    #[serde(default = "recording_bytes_max", with = "units::size")]
-    #[schemars(with = "SizeText")]
-    pub recording_bytes_max: u64,
+        /// How long nobody may be reading before the upstream of a shared feed is left.
+        #[serde(default = "idle_stop", with = "units::duration")]
+        #[schemars(with = "DurationText")]
+        pub idle_stop: Duration,
 
-    /// The most recordings that one caller may have running at one time. Further requests are
-    /// answered with 429.
-    #[serde(default = "recordings_per_caller_max")]
-    #[schemars(range(min = 1))]
-    pub recordings_per_caller_max: usize,
+        /// Whether the feed at this path, which must be exact, is recorded from the start of the
+        /// server on, whether somebody reads it or not.
+        #[serde(default)]
+        pub always: bool,
+
+        /// How much is kept of the stream of a shared feed.
+        #[serde(default = "retention")]
+        pub retention: Retention,
+
+        /// The most bytes of one recording.
+        #[serde(default = "recording_bytes_max", with = "units::size")]
+        #[schemars(with = "SizeText")]
+        pub recording_bytes_max: u64,
+
+        /// The most recordings that one caller may have running at one time. Further requests are
+        /// answered with 429.
+        #[serde(default = "recordings_per_caller_max")]
+        #[schemars(range(min = 1))]
+        pub recordings_per_caller_max: usize,
+    }
+}
+
+impl Record {
+    /// How its requests are passed on, as a route that records nothing would do it.
+    pub fn reverse_proxy(&self) -> ReverseProxy {
+        let all = self.clone();
+        ReverseProxy {
+            upstreams: all.upstreams,
+            balance: all.balance,
+            hash_by: all.hash_by,
+            health_check: all.health_check,
+            retries: all.retries,
+            timeouts: all.timeouts,
+            http: all.http,
+            tls: all.tls,
+            strip_prefix: all.strip_prefix,
+            add_prefix: all.add_prefix,
+            preserve_host: all.preserve_host,
+            request_headers: all.request_headers,
+            response_headers: all.response_headers,
+            forwarded: all.forwarded,
+            trusted_proxies: all.trusted_proxies,
+            body_bytes_max: 0,
+        }
+    }
 }
 
 /// What becomes of a recording that nobody reads.
@@ -150,6 +193,17 @@ fn idempotency_header() -> String {
 fn credentials() -> Vec<String> {
     let names = ["Authorization", "Cookie", "X-Api-Key", "Api-Key"];
     names.map(str::to_owned).into()
+}
+
+fn idle_stop() -> Duration {
+    Duration::from_mins(1)
+}
+
+fn retention() -> Retention {
+    Retention {
+        bytes: Some(64 << 20),
+        age: Some(Duration::from_hours(24)),
+    }
 }
 
 fn headers_timeout() -> Duration {

@@ -196,6 +196,7 @@ fn choices(schema: &Value, value: &Value) -> String {
         .as_array()
         .into_iter()
         .flatten()
+        .filter(|choice| choice["const"].is_string())
     {
         let _ = write!(text, " `{}`: {}", choice["const"], description(choice));
     }

@@ -161,7 +161,7 @@ impl Bodies {
     }
 }
 
-fn content_length(session: &ServerSession) -> Option<u64> {
+pub(super) fn content_length(session: &ServerSession) -> Option<u64> {
     let value = session.get_header(header::CONTENT_LENGTH)?;
     value.to_str().ok()?.trim().parse().ok()
 }

@@ -62,9 +62,11 @@ impl Gateway {
         if !self.read_request(&mut session).await {
             return None;
         }
-        if self.handle(&mut session).await.is_err() {
+        match self.handle(&mut session).await {
+            Ok(None) => {}
+            Ok(Some(forwarder)) => return Box::pin(forwarder.forward(session)).await,
             // Dropped, not finished: an answer that broke off must not look complete.
-            return None;
+            Err(_) => return None,
         }
         let settings = HttpPersistentSettings::for_session(&session);
         let reusable = Box::pin(session.finish()).await.ok().flatten()?;

@@ -1,11 +1,13 @@
 //! Listeners: one Pingora service for each address, with what all its sites serve.
 
-use super::routes::Routes;
+use super::routes::{self, Building, Routes};
 use super::session::Gateway;
 use super::tls::{Certificates, TlsError};
 use crate::config::{Config, Listen, Site};
 use crate::observe::metrics::{Held, Metrics, Refusal};
+use crate::recorder::Recorder;
 use crate::serve::Server;
+use crate::upstream::UpstreamError;
 use async_trait::async_trait;
 use pingora::apps::ServerApp;
 use pingora::listeners::tls::TlsSettings;
@@ -18,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 /// Read buffer of a connection. What is read is read in larger pieces, past it.
 const READ_BUFFER_BYTES: usize = 512;
@@ -29,34 +32,49 @@ const WRITE_BUFFER_BYTES: usize = 2048;
 pub enum ListenError {
     #[error(transparent)]
     Tls(#[from] TlsError),
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
     #[error("TLS cannot be set up: {0}")]
     Settings(String),
 }
 
-/// The services of all listeners. They begin to listen when they are started.
+/// The services of all listeners. They begin to listen when they are started; what they do beside
+/// that ends with `stop`.
 pub fn services(
     config: &Config,
     server: &Arc<Server>,
+    recorder: &Arc<Recorder>,
+    stop: &CancellationToken,
 ) -> Result<Vec<Service<Connections>>, ListenError> {
+    let building = Building {
+        limits: &config.limits,
+        metrics: &server.metrics,
+        recorder,
+        draining: &server.draining,
+        stop,
+    };
+    let sites = routes::sites(config, &building)?;
     let addresses: BTreeSet<&Listen> = config.site.iter().flat_map(|site| &site.listen).collect();
     let open = Arc::new(Semaphore::new(config.limits.connections_max));
     addresses
         .into_iter()
-        .map(|address| service(config, address, server, &open))
+        .map(|address| {
+            let routes = Routes::of_listener(&sites, address);
+            let gateway = Gateway::new(server.clone(), recorder.clone(), routes, &config.limits);
+            service(config, address, gateway, &open)
+        })
         .collect()
 }
 
 fn service(
     config: &Config,
     address: &Listen,
-    server: &Arc<Server>,
+    gateway: Gateway,
     open: &Arc<Semaphore>,
 ) -> Result<Service<Connections>, ListenError> {
-    let routes = Routes::of_listener(config, address, &server.metrics);
-    let gateway = Gateway::new(server.clone(), routes, &config.limits);
     let app = Connections {
+        metrics: gateway.server.metrics.clone(),
         gateway: Arc::new(gateway),
-        metrics: server.metrics.clone(),
         open: open.clone(),
     };
     let mut service = Service::new(format!("gateway {address}"), app);

@@ -2,14 +2,18 @@
 
 mod body;
 mod connection;
+mod forward;
 mod listen;
+mod proxy_protocol;
+mod record;
+mod recordings;
 mod respond;
 mod routes;
 mod session;
 mod sockets;
 mod tls;
 
-pub use listen::{ListenError, services};
+pub use listen::{Connections, ListenError, services};
 pub use routes::Routes;
 pub use session::Gateway;
 pub use sockets::{BindError, Sockets};

@@ -1,7 +1,9 @@
 //! From a reply to a Pingora session.
 
 use crate::observe::access::LiveEnd;
+use crate::observe::metrics::Recordings;
 use crate::protocol::reply::Head;
+use crate::recorder::{Next, Playback, Response};
 use crate::serve::{Body, Pieces, Reply, Sse};
 use crate::types::Offset;
 use bytes::Bytes;
@@ -26,27 +28,29 @@ pub(super) struct Sent {
 }
 
 impl Sent {
+    fn new(status: StatusCode) -> Self {
+        Self {
+            status,
+            bytes: 0,
+            live_end: None,
+            offsets: None,
+            broken: None,
+        }
+    }
+
     /// Nothing was sent: nobody is there.
     pub(super) fn client_left() -> Self {
         Self {
-            status: StatusCode::from_u16(CLIENT_LEFT).unwrap_or(StatusCode::BAD_REQUEST),
-            bytes: 0,
             live_end: Some(LiveEnd::ClientLeft),
-            offsets: None,
             broken: Some(Error::new_down(ErrorType::ConnectionClosed)),
+            ..Self::new(StatusCode::from_u16(CLIENT_LEFT).unwrap_or(StatusCode::BAD_REQUEST))
         }
     }
 }
 
 /// Writes a reply.
 pub(super) async fn respond(session: &mut ServerSession, reply: Reply, method: &Method) -> Sent {
-    let mut sent = Sent {
-        status: reply.head.status,
-        bytes: 0,
-        live_end: None,
-        offsets: None,
-        broken: None,
-    };
+    let mut sent = Sent::new(reply.head.status);
     let Reply { head, body } = reply;
     let header = header(session, head, &body);
     let without_body = *method == Method::HEAD;
@@ -149,4 +153,108 @@ async fn send_live(session: &mut ServerSession, mut live: Box<Sse>, sent: &mut S
             Err(Error::new_down(ErrorType::ConnectionClosed))
         }
     }
+}
+
+/// Writes a recorded answer as its client would have got it from the upstream: a recording that did
+/// not complete is an answer that breaks off.
+pub(super) async fn play(
+    session: &mut ServerSession,
+    head: Box<ResponseHeader>,
+    mut playback: Playback,
+    recordings: &Recordings,
+) -> Sent {
+    let mut sent = Sent::new(head.status);
+    let from = Offset(playback.position());
+    let mut left = false;
+    let written = async {
+        session
+            .write_response_header(unmeasured(session, head))
+            .await?;
+        loop {
+            let next = tokio::select! {
+                biased;
+                next = playback.next() => next,
+                _ = session.read_body_or_idle(true) => {
+                    left = true;
+                    return Error::e_explain(ErrorType::ConnectionClosed, "the client left");
+                }
+            };
+            match next {
+                Next::Bytes(bytes) => {
+                    sent.bytes += bytes.len() as u64;
+                    let written = session.write_response_body(bytes, false).await;
+                    left = written.is_err();
+                    written?;
+                }
+                Next::End => return session.write_response_body(Bytes::new(), true).await,
+                Next::Broken(end) => {
+                    let reason = end.reason.as_deref().unwrap_or_default().to_owned();
+                    return Error::e_explain(ErrorType::ConnectionClosed, reason);
+                }
+            }
+        }
+    };
+    if let Err(error) = written.await {
+        sent.broken = Some(error.into_down());
+    }
+    if left {
+        recordings.disconnects.inc();
+    }
+    sent.offsets = Some((from, Offset(playback.position())));
+    sent
+}
+
+/// Passes an upstream's answer on as it comes.
+pub(super) async fn pass(session: &mut ServerSession, mut response: Response) -> Sent {
+    let head = Box::new(response.head.clone());
+    let mut sent = Sent::new(head.status);
+    let bodiless = matches!(
+        head.status,
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+    );
+    let head = if bodiless || head.headers.contains_key(header::CONTENT_LENGTH) {
+        head
+    } else {
+        unmeasured(session, head)
+    };
+    let written = async {
+        session.write_response_header(head).await?;
+        loop {
+            let next = tokio::select! {
+                biased;
+                next = response.next() => next,
+                _ = session.read_body_or_idle(true) => {
+                    return Error::e_explain(ErrorType::ConnectionClosed, "the client left");
+                }
+            };
+            match next {
+                Ok(Some(bytes)) => {
+                    sent.bytes += bytes.len() as u64;
+                    session.write_response_body(bytes, false).await?;
+                }
+                Ok(None) if bodiless => return Ok(()),
+                Ok(None) => return session.write_response_body(Bytes::new(), true).await,
+                Err(error) => {
+                    tracing::warn!(cause = %error.cause(), "an upstream broke off");
+                    return Error::e_explain(ErrorType::ConnectionClosed, "the upstream broke off");
+                }
+            }
+        }
+    };
+    if let Err(error) = written.await {
+        sent.broken = Some(error.into_down());
+    }
+    sent
+}
+
+/// The head of an answer whose length is not known beforehand.
+fn unmeasured(session: &ServerSession, mut head: Box<ResponseHeader>) -> Box<ResponseHeader> {
+    head.remove_header(&header::CONTENT_LENGTH);
+    head.remove_header(&header::TRANSFER_ENCODING);
+    // HTTP/2 has frames; HTTP/1.0 ends with the connection.
+    if session.req_header().version == Version::HTTP_11 {
+        let chunked = HeaderValue::from_static("chunked");
+        let _ = head.insert_header(header::TRANSFER_ENCODING, chunked);
+    }
+    head
 }

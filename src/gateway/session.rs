@@ -2,25 +2,33 @@
 
 use super::body::Bodies;
 use super::connection::Keeping;
+use super::forward::Forwarder;
+use super::record;
 use super::respond::{self, Sent};
 use super::routes::{Kind, Route, Routes};
 use crate::config::Limits;
 use crate::observe::access::{Access, Finished, LiveEnd};
 use crate::observe::metrics::{Live, Method as MethodLabel, Mode as ModeLabel, UNMATCHED_ROUTE};
 use crate::protocol::request::{self, Command, Mode};
+use crate::recorder::{Playback, Reader, Recorder, Response};
 use crate::serve::{self, Body, Reply, ServeError, Server, Target};
+use crate::types::StreamPath;
+use crate::upstream::ClientFacts;
 use bytes::Bytes;
 use http::{Method, StatusCode, Version, header, uri::Authority};
 use pingora::Result;
+use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
+use pingora::protocols::l4::socket::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What answers the requests of one listener.
 pub struct Gateway {
     pub(super) server: Arc<Server>,
+    pub(super) recorder: Arc<Recorder>,
     routes: Routes,
-    bodies: Bodies,
+    pub(super) bodies: Bodies,
     path_bytes_max: usize,
     header_bytes_max: usize,
     write_timeout: Duration,
@@ -28,19 +36,42 @@ pub struct Gateway {
 }
 
 /// What is known of a request once it has been read.
-struct Asked {
-    method: Method,
-    mode: ModeLabel,
+pub(super) struct Asked {
+    pub(super) method: Method,
+    pub(super) mode: ModeLabel,
     route: Option<Arc<Route>>,
     began: Instant,
+    /// The stream of the recording that the request is about.
+    pub(super) recording: Option<StreamPath>,
+    /// Counts the request as a reader of a recording that runs.
+    pub(super) reader: Option<Reader>,
+}
+
+/// What answers a request.
+pub(super) enum Answer {
+    Reply(Reply),
+    /// A recorded answer, as its client gets it.
+    Recorded(Box<ResponseHeader>, Box<Playback>),
+    /// An upstream's answer as it comes.
+    Passed(Box<Response>),
+    /// Passing the request on: it is not answered here.
+    Forward(Arc<Forwarder>),
+    /// Nobody is there any more.
+    Nobody,
 }
 
 impl Gateway {
-    pub fn new(server: Arc<Server>, routes: Routes, limits: &Limits) -> Self {
+    pub fn new(
+        server: Arc<Server>,
+        recorder: Arc<Recorder>,
+        routes: Routes,
+        limits: &Limits,
+    ) -> Self {
         Self {
             bodies: Bodies::new(limits),
             keeping: Keeping::new(limits),
             server,
+            recorder,
             routes,
             path_bytes_max: limits.path_bytes_max,
             header_bytes_max: limits.header_bytes_max,
@@ -48,45 +79,54 @@ impl Gateway {
         }
     }
 
-    /// Answers one request. An error means that its answer broke off.
-    pub(super) async fn handle(&self, session: &mut ServerSession) -> Result<()> {
+    /// Answers one request, or says who is to pass it on. An error means that its answer broke off.
+    pub(super) async fn handle(
+        &self,
+        session: &mut ServerSession,
+    ) -> Result<Option<Arc<Forwarder>>> {
         self.prepare(session);
         let mut asked = Asked {
             method: session.req_header().method.clone(),
             mode: ModeLabel::None,
             route: None,
             began: Instant::now(),
+            recording: None,
+            reader: None,
         };
         let routed = self.route(session);
-        let (reply, route) = match routed {
+        let (answer, route) = match routed {
             Ok(route) => {
                 let _in_flight = route.metrics.enter();
                 asked.route = Some(route.clone());
-                let served = match &route.kind {
-                    Kind::Streams(streams) => {
-                        Box::pin(self.serve(session, &route, streams, &mut asked)).await
-                    }
-                    Kind::Later => Err(ServeError::NoRoute),
-                };
-                (served, Some(route.clone()))
+                let answer = Box::pin(self.answer(session, &route, &mut asked)).await;
+                (answer, Some(route))
             }
             Err(error) => (Err(error), None),
         };
         let cors = route.as_ref().is_none_or(|route| route.cors());
-        let sent = match reply {
-            Ok(Some(reply)) => self.respond(session, reply, &asked).await,
-            Ok(None) => Sent::client_left(),
+        let sent = match answer {
+            Ok(Answer::Reply(reply)) => self.respond(session, reply, &asked).await,
+            Ok(Answer::Recorded(head, playback)) => {
+                respond::play(session, head, *playback, &self.server.metrics.recordings).await
+            }
+            Ok(Answer::Passed(response)) => respond::pass(session, *response).await,
+            Ok(Answer::Forward(forwarder)) => return Ok(Some(forwarder)),
+            Ok(Answer::Nobody) => Sent::client_left(),
             Err(error) => {
                 if let Some(refusal) = error.refusal() {
                     self.server.metrics.refused(refusal).inc();
                 }
                 Box::pin(self.bodies.drain(session)).await;
-                self.respond(session, error.into_reply(cors), &asked).await
+                let reply = match route.as_ref().map(|route| &route.kind) {
+                    Some(Kind::Proxy(proxy)) => proxy.error(error),
+                    _ => error.into_reply(cors),
+                };
+                self.respond(session, reply, &asked).await
             }
         };
         self.finished(session, &asked, &sent);
         match sent.broken {
-            None => Ok(()),
+            None => Ok(None),
             Some(error) => Err(error),
         }
     }
@@ -124,14 +164,34 @@ impl Gateway {
         Ok(route.clone())
     }
 
-    /// Carries a request out. `None`: the client left while it waited.
+    async fn answer(
+        &self,
+        session: &mut ServerSession,
+        route: &Arc<Route>,
+        asked: &mut Asked,
+    ) -> Result<Answer, ServeError> {
+        match &route.kind {
+            Kind::Streams(streams) => self.serve(session, route, streams, asked).await,
+            Kind::Record(_, forwarder) if record::is_never_recorded(session.req_header()) => {
+                forwarder.accept(session).map(Answer::Forward)
+            }
+            Kind::Record(record, _) => self.record(session, record, asked).await,
+            Kind::ReverseProxy(forwarder) => forwarder.accept(session).map(Answer::Forward),
+            Kind::Recordings(recordings) => {
+                self.recordings(session, route, recordings, asked).await
+            }
+            Kind::Proxy(proxy) => self.proxy(session, route, proxy, asked).await,
+        }
+    }
+
+    /// Answers a request for a stream.
     async fn serve(
         &self,
         session: &mut ServerSession,
         route: &Arc<Route>,
         streams: &serve::Route,
         asked: &mut Asked,
-    ) -> Result<Option<Reply>, ServeError> {
+    ) -> Result<Answer, ServeError> {
         let request = session.req_header();
         let namespace = &streams.config.namespace;
         let path = route.stream_path(namespace, request.uri.path())?;
@@ -148,20 +208,28 @@ impl Gateway {
             location,
             resolve: &resolve,
         };
+        self.carry_out(session, &target, command, asked).await
+    }
+
+    /// Carries a command out.
+    pub(super) async fn carry_out(
+        &self,
+        session: &mut ServerSession,
+        target: &Target<'_>,
+        command: Command,
+        asked: &Asked,
+    ) -> Result<Answer, ServeError> {
         if let Command::Read(read) = &command {
             if read.mode == Mode::LongPoll {
-                access(session, &asked.method, route.metrics.pattern(), |access| {
+                access(session, &asked.method, asked.pattern(), |access| {
                     access.live_opened(Live::LongPoll, &read.from);
                 });
             }
-            return self.serve_read(session, &target, command).await;
+            return self.serve_read(session, target, command).await;
         }
         let body = self.bodies.read(session).await?;
-        let reply = self
-            .server
-            .serve(&target, command, body.bytes.clone())
-            .await?;
-        Ok(Some(reply))
+        let served = self.server.serve(target, command, body.bytes.clone());
+        served.await.map(Answer::Reply)
     }
 
     /// Reads while watching the client, who may leave while there is nothing to say.
@@ -170,29 +238,27 @@ impl Gateway {
         session: &mut ServerSession,
         target: &Target<'_>,
         command: Command,
-    ) -> Result<Option<Reply>, ServeError> {
+    ) -> Result<Answer, ServeError> {
         let waits = matches!(&command, Command::Read(read) if read.mode == Mode::LongPoll);
         // A body means nothing here.
         self.bodies.drain(session).await;
         let served = self.server.serve(target, command, Bytes::new());
         if !waits {
-            return served.await.map(Some);
+            return served.await.map(Answer::Reply);
         }
         // Boxed: most waiting is done here.
         let mut served = Box::pin(served);
         tokio::select! {
             biased;
-            reply = &mut served => reply.map(Some),
-            _ = session.read_body_or_idle(true) => Ok(None),
+            reply = &mut served => reply.map(Answer::Reply),
+            _ = session.read_body_or_idle(true) => Ok(Answer::Nobody),
         }
     }
 
     async fn respond(&self, session: &mut ServerSession, reply: Reply, asked: &Asked) -> Sent {
-        if let Body::Live(live) = &reply.body
-            && let Some(route) = &asked.route
-        {
+        if let Body::Live(live) = &reply.body {
             let offset = crate::types::Offset(live.position());
-            access(session, &asked.method, route.metrics.pattern(), |access| {
+            access(session, &asked.method, asked.pattern(), |access| {
                 access.live_opened(Live::Sse, &offset);
             });
         }
@@ -222,19 +288,25 @@ impl Gateway {
             ModeLabel::CatchUp | ModeLabel::None => None,
         };
         let offsets = sent.offsets.as_ref();
-        let pattern = asked
-            .route
-            .as_ref()
-            .map_or(UNMATCHED_ROUTE, |route| route.metrics.pattern());
-        access(session, &asked.method, pattern, |access| {
+        let stream = asked.recording.as_ref().map(StreamPath::path);
+        access(session, &asked.method, asked.pattern(), |access| {
             access.finished(&Finished {
                 status,
                 bytes: sent.bytes,
                 elapsed,
                 offsets: offsets.map(|(from, to)| (from as _, to as _)),
                 live,
+                stream,
             });
         });
+    }
+}
+
+impl Asked {
+    /// The pattern of the request's route.
+    fn pattern(&self) -> &str {
+        let route = self.route.as_ref();
+        route.map_or(UNMATCHED_ROUTE, |route| route.metrics.pattern())
     }
 }
 
@@ -248,7 +320,12 @@ fn long_poll_end(sent: &Sent) -> Option<LiveEnd<'static>> {
     }
 }
 
-fn access(session: &ServerSession, method: &Method, route: &str, log: impl FnOnce(&Access<'_>)) {
+pub(super) fn access(
+    session: &ServerSession,
+    method: &Method,
+    route: &str,
+    log: impl FnOnce(&Access<'_>),
+) {
     let request = session.req_header();
     let client = session.client_addr();
     log(&Access {
@@ -261,7 +338,7 @@ fn access(session: &ServerSession, method: &Method, route: &str, log: impl FnOnc
     });
 }
 
-fn mode(command: &Command) -> ModeLabel {
+pub(super) fn mode(command: &Command) -> ModeLabel {
     match command {
         Command::Read(read) => match read.mode {
             Mode::CatchUp => ModeLabel::CatchUp,
@@ -303,14 +380,38 @@ fn authority(session: &ServerSession) -> Option<Authority> {
 /// The stream's URL as the client sees it.
 fn location(session: &ServerSession, route: &serve::Route) -> String {
     let path = session.req_header().uri.path();
-    if let Some(base) = &route.config.base_url {
-        return format!("{}{path}", base.trim_end_matches('/'));
+    let base = base_url(session, route.config.base_url.as_deref());
+    format!("{base}{path}")
+}
+
+/// The scheme and host by which the client came, unless a setting says them; empty, if the client
+/// named no host.
+pub(super) fn base_url(session: &ServerSession, setting: Option<&str>) -> String {
+    if let Some(base) = setting {
+        return base.trim_end_matches('/').to_owned();
     }
-    let digest = session.digest();
-    let encrypted = digest.is_some_and(|digest| digest.ssl_digest.is_some());
-    let scheme = if encrypted { "https" } else { "http" };
+    let scheme = if is_encrypted(session) {
+        "https"
+    } else {
+        "http"
+    };
     match authority(session) {
-        Some(authority) => format!("{scheme}://{authority}{path}"),
-        None => path.to_owned(),
+        Some(authority) => format!("{scheme}://{authority}"),
+        None => String::new(),
+    }
+}
+
+/// Whether the connection of a session is one of TLS.
+pub(super) fn is_encrypted(session: &ServerSession) -> bool {
+    let digest = session.digest();
+    digest.is_some_and(|digest| digest.ssl_digest.is_some())
+}
+
+/// What an upstream is told of the client.
+pub(super) fn client_facts(session: &ServerSession) -> ClientFacts {
+    let address = session.client_addr().and_then(SocketAddr::as_inet);
+    ClientFacts {
+        address: address.map(std::net::SocketAddr::ip),
+        encrypted: is_encrypted(session),
     }
 }

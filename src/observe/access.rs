@@ -52,6 +52,8 @@ pub struct Finished<'a> {
     pub offsets: Option<(&'a dyn Display, &'a dyn Display)>,
     /// For a live reader that was opened, how it read and why it ended.
     pub live: Option<(Live, LiveEnd<'a>)>,
+    /// The stream of the recording that the request is about: it joins the requests of a recording.
+    pub stream: Option<&'a str>,
 }
 
 /// Why a live reader ended.
@@ -136,6 +138,7 @@ impl Access<'_> {
             duration_ms = milliseconds(finished.elapsed),
             offset = finished.offsets.map(|(from, _)| display(from)),
             next_offset = finished.offsets.map(|(_, next)| display(next)),
+            stream = finished.stream,
             client = self.client.map(display),
             http = http_version(self.version),
             route = self.route,
@@ -161,6 +164,7 @@ impl Access<'_> {
             duration_ms = milliseconds(finished.elapsed),
             offset = finished.offsets.map(|(from, _)| display(from)),
             next_offset = finished.offsets.map(|(_, next)| display(next)),
+            stream = finished.stream,
             client = self.client.map(display),
             http = http_version(self.version),
             route = self.route,

@@ -6,9 +6,11 @@
 //! and methods, modes, statuses and reasons are closed sets. There is no label per stream.
 
 mod labels;
+mod recorder;
 mod registrar;
 mod requests;
 mod storage;
+mod upstreams;
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,10 +19,13 @@ use parking_lot::Mutex;
 use prometheus::{Histogram, IntCounter, IntGauge, Registry, TextEncoder};
 
 pub use labels::{Live, Method, Mode, Refusal};
+pub use recorder::{Recordings, Way};
 use registrar::Registrar;
 pub use requests::RouteMetrics;
 use requests::Routes;
 pub use storage::{Commit, Database, DatabaseFigures, Queue, Stall, Traffic};
+use upstreams::Upstreams;
+pub use upstreams::{UpstreamFailure, UpstreamMetrics};
 
 /// The content type of what [`Metrics::render`] returns.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -38,6 +43,7 @@ pub struct Metrics {
     registry: Registry,
     routes: Routes,
     unmatched: Arc<RouteMetrics>,
+    upstreams: Upstreams,
     live_readers: [IntGauge; Live::ALL.len()],
     refusals: [IntCounter; Refusal::ALL.len()],
     hooks: Mutex<Vec<SharedHook>>,
@@ -67,6 +73,8 @@ pub struct Metrics {
     pub expired_streams: IntCounter,
     /// Connections of clients that are open; [`Held`] counts one while it lives.
     pub open_connections: IntGauge,
+    /// Upstreams' answers that become streams.
+    pub recordings: Recordings,
     /// Lines of the log that were dropped because its reader was too slow;
     /// [`logs::init`](super::logs::init) takes a clone.
     pub dropped_log_lines: IntCounter,
@@ -95,6 +103,7 @@ impl Metrics {
         let metrics = Self {
             unmatched: routes.get(UNMATCHED_ROUTE),
             routes,
+            upstreams: Upstreams::new(r),
             live_readers: live_readers(r),
             refusals: refusals(r),
             hooks: Mutex::default(),
@@ -135,6 +144,7 @@ impl Metrics {
                 "headwater_open_connections",
                 "Connections of clients that are open.",
             ),
+            recordings: Recordings::new(r),
             dropped_log_lines: r.counter(
                 "headwater_dropped_log_lines_total",
                 "Lines of the log that were dropped because its reader was too slow.",
@@ -149,6 +159,12 @@ impl Metrics {
     /// start-up for each configured route; a pattern that was asked before gives the same figures.
     pub fn route(&self, pattern: &str) -> Arc<RouteMetrics> {
         self.routes.get(pattern)
+    }
+
+    /// The figures of the upstreams of the route with this path pattern, for the time of its life. A
+    /// pattern that was asked before gives the same figures.
+    pub fn upstreams(&self, pattern: &str) -> Arc<UpstreamMetrics> {
+        self.upstreams.get(pattern)
     }
 
     /// The figures of requests that match no route; their label is [`UNMATCHED_ROUTE`].

@@ -13,6 +13,12 @@ headers! {
     STREAM_EXPIRES_AT = "stream-expires-at";
     STREAM_SEQ = "stream-seq";
     STREAM_CURSOR = "stream-cursor";
+    STREAM_URL = "stream-url";
+    UPSTREAM_URL = "upstream-url";
+    UPSTREAM_METHOD = "upstream-method";
+    UPSTREAM_AUTHORIZATION = "upstream-authorization";
+    UPSTREAM_CONTENT_TYPE = "upstream-content-type";
+    UPSTREAM_STATUS = "upstream-status";
     STREAM_NEXT_OFFSET = "stream-next-offset";
     STREAM_UP_TO_DATE = "stream-up-to-date";
     STREAM_CLOSED = "stream-closed";

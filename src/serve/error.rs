@@ -4,7 +4,7 @@ use super::{Body, Reply};
 use crate::log::keys::Corrupt;
 use crate::log::state::{AppendRefusal, Unavailable};
 use crate::log::{AppendError, CommitError, CreateError, DeleteError, ReadError};
-use crate::observe::metrics::Refusal;
+use crate::observe::metrics::{Refusal, UpstreamFailure};
 use crate::protocol::json::JsonError;
 use crate::protocol::names;
 use crate::protocol::reply::Head;
@@ -58,6 +58,42 @@ pub enum ServeError {
     TooManyReaders,
     #[error("subscriptions are not served yet")]
     Subscriptions,
+    #[error("this URL only reads")]
+    ReadOnly,
+    #[error("the only action is abort")]
+    InvalidAction,
+    #[error("the URL is not signed")]
+    NotSigned,
+    #[error("the signature is not one for this URL")]
+    SignatureInvalid,
+    #[error("the URL has expired")]
+    SignatureExpired,
+    #[error("tunnels are not served")]
+    Tunnel,
+    #[error("{}", upstream_words(*.0))]
+    Upstream(UpstreamFailure),
+    #[error("the service is not authenticated")]
+    NoSecret,
+    #[error("the service's secret is not the right one")]
+    InvalidSecret,
+    #[error("the header Upstream-URL is missing")]
+    NoUpstreamUrl,
+    #[error("the header Upstream-Method is missing")]
+    NoUpstreamMethod,
+    #[error("Upstream-Method must be GET, POST, PUT, PATCH or DELETE")]
+    InvalidUpstreamMethod,
+    #[error("the upstream is not one that may be asked")]
+    UpstreamNotAllowed,
+    #[error("the upstream redirected, which is not followed")]
+    Redirect,
+    #[error("too many recordings are running; try again later")]
+    TooManyRecordings,
+    #[error("this caller has too many recordings running; try again later")]
+    CallerBusy,
+    #[error("the key was used for another request")]
+    KeyReused,
+    #[error("the recording was ended before its upstream answered")]
+    Aborted,
 }
 
 impl From<AppendError> for ServeError {
@@ -132,6 +168,23 @@ impl ServeError {
             Self::TooManyBodies => (S::SERVICE_UNAVAILABLE, "TOO_MANY_BODIES"),
             Self::TooManyReaders => (S::SERVICE_UNAVAILABLE, "TOO_MANY_READERS"),
             Self::Subscriptions => (S::NOT_IMPLEMENTED, "SUBSCRIPTIONS_NOT_IMPLEMENTED"),
+            Self::ReadOnly | Self::Tunnel => (S::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED"),
+            Self::InvalidAction => (S::BAD_REQUEST, "INVALID_ACTION"),
+            Self::NotSigned => (S::UNAUTHORIZED, "MISSING_SIGNATURE"),
+            Self::SignatureInvalid => (S::UNAUTHORIZED, "SIGNATURE_INVALID"),
+            Self::SignatureExpired => (S::UNAUTHORIZED, "SIGNATURE_EXPIRED"),
+            Self::Upstream(failure) => upstream_status(*failure),
+            Self::NoSecret => (S::UNAUTHORIZED, "MISSING_SECRET"),
+            Self::InvalidSecret => (S::UNAUTHORIZED, "INVALID_SECRET"),
+            Self::NoUpstreamUrl => (S::BAD_REQUEST, "MISSING_UPSTREAM_URL"),
+            Self::NoUpstreamMethod => (S::BAD_REQUEST, "MISSING_UPSTREAM_METHOD"),
+            Self::InvalidUpstreamMethod => (S::BAD_REQUEST, "INVALID_UPSTREAM_METHOD"),
+            Self::UpstreamNotAllowed => (S::FORBIDDEN, "UPSTREAM_NOT_ALLOWED"),
+            Self::Redirect => (S::BAD_REQUEST, "REDIRECT_NOT_ALLOWED"),
+            Self::TooManyRecordings => (S::SERVICE_UNAVAILABLE, "TOO_MANY_RECORDINGS"),
+            Self::CallerBusy => (S::TOO_MANY_REQUESTS, "CALLER_BUSY"),
+            Self::KeyReused => (S::UNPROCESSABLE_ENTITY, "IDEMPOTENCY_KEY_REUSED"),
+            Self::Aborted => (S::CONFLICT, "RECORDING_ABORTED"),
         }
     }
 
@@ -141,6 +194,7 @@ impl ServeError {
             Self::BodyTooLarge { .. } => Some(Refusal::Body),
             Self::TooManyBodies => Some(Refusal::BodyMemory),
             Self::TooManyReaders => Some(Refusal::Readers),
+            Self::TooManyRecordings | Self::CallerBusy => Some(Refusal::Recordings),
             Self::Commit(CommitError::Overloaded) => Some(Refusal::Queue),
             Self::Refused(AppendRefusal::TooManyProducers(_)) => Some(Refusal::Producers),
             _ => None,
@@ -150,21 +204,67 @@ impl ServeError {
     /// The reply that tells the client.
     pub fn into_reply(self, cors: bool) -> Reply {
         let (status, code) = self.status();
-        if status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED {
-            tracing::warn!(code, error = %self, "a request failed");
-        }
-        let mut head = Head::new(status, cors);
+        let mut head = self.head(status, code, cors);
         let problem = HeaderValue::from_static("application/problem+json");
         head.set(header::CONTENT_TYPE, problem);
-        head.set_no_store();
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            head.set_number(header::RETRY_AFTER, RETRY_AFTER_SECONDS);
-        }
-        self.set_headers(&mut head);
         Reply {
             body: Body::Full(problem_json(status, code, &self.to_string())),
             head,
         }
+    }
+
+    /// The reply as the proxy protocol has it (its section 11): other codes where it names them.
+    pub fn into_proxy_reply(self, cors: bool) -> Reply {
+        let (status, code) = self.proxy_status();
+        let mut head = self.head(status, code, cors);
+        head.set(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
+        if status == StatusCode::BAD_GATEWAY {
+            // Clients rely on it, also where no upstream answered.
+            head.set_number(names::UPSTREAM_STATUS, u64::from(status.as_u16()));
+        }
+        let error = serde_json::json!({ "error": { "code": code, "message": self.to_string() } });
+        Reply {
+            body: Body::Full(error.to_string().into()),
+            head,
+        }
+    }
+
+    fn proxy_status(&self) -> (StatusCode, &'static str) {
+        use StatusCode as S;
+        match self {
+            Self::NoRoute | Self::ReadOnly => (S::NOT_FOUND, "NOT_FOUND"),
+            Self::Unavailable(_) | Self::Read(ReadError::Gone) => {
+                (S::NOT_FOUND, "STREAM_NOT_FOUND")
+            }
+            Self::Upstream(failure) if *failure != UpstreamFailure::Timeout => {
+                (S::BAD_GATEWAY, "UPSTREAM_ERROR")
+            }
+            Self::Commit(CommitError::Failed) | Self::Read(_) | Self::Create(_) => {
+                (S::BAD_GATEWAY, "STORAGE_ERROR")
+            }
+            _ => self.status(),
+        }
+    }
+
+    /// The head of the reply, but for its content type.
+    fn head(&self, status: StatusCode, code: &str, cors: bool) -> Head {
+        if status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED {
+            tracing::warn!(code, error = %self, "a request failed");
+        }
+        let mut head = Head::new(status, cors);
+        head.set_no_store();
+        let busy = [
+            StatusCode::SERVICE_UNAVAILABLE,
+            StatusCode::TOO_MANY_REQUESTS,
+        ];
+        if busy.contains(&status) {
+            head.set_number(header::RETRY_AFTER, RETRY_AFTER_SECONDS);
+        }
+        self.set_headers(&mut head);
+        head
     }
 
     /// The headers that the protocol asks for beside the status (sections 5.2 and 5.2.1).
@@ -190,11 +290,15 @@ impl ServeError {
                 head.set_number(names::PRODUCER_EXPECTED_SEQ, *expected);
                 head.set_number(names::PRODUCER_RECEIVED_SEQ, *received);
             }
+            Self::ReadOnly => {
+                let allowed = HeaderValue::from_static("GET, HEAD, PATCH, OPTIONS");
+                head.set(header::ALLOW, allowed);
+            }
             Self::Read(ReadError::Trimmed { earliest })
             | Self::Create(CreateError::ForkTrimmed { earliest }) => {
                 head.set_earliest_offset(*earliest);
             }
-            Self::Request(RequestError::Method(_)) => {
+            Self::Request(RequestError::Method(_)) | Self::Tunnel => {
                 let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS");
                 head.set(header::ALLOW, allowed);
             }
@@ -251,6 +355,29 @@ fn create_status(error: &CreateError) -> (StatusCode, &'static str) {
         CreateError::NoteTooLong | CreateError::Commit(_) | CreateError::Read(_) => {
             (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL")
         }
+    }
+}
+
+fn upstream_status(failure: UpstreamFailure) -> (StatusCode, &'static str) {
+    match failure {
+        UpstreamFailure::Connect => (StatusCode::BAD_GATEWAY, "UPSTREAM_UNREACHABLE"),
+        UpstreamFailure::Tls => (StatusCode::BAD_GATEWAY, "UPSTREAM_TLS_FAILED"),
+        UpstreamFailure::Timeout => (StatusCode::GATEWAY_TIMEOUT, "UPSTREAM_TIMEOUT"),
+        UpstreamFailure::Broken => (StatusCode::BAD_GATEWAY, "UPSTREAM_BROKE"),
+        UpstreamFailure::Protocol => (StatusCode::BAD_GATEWAY, "UPSTREAM_INVALID"),
+        UpstreamFailure::NoUpstream => (StatusCode::SERVICE_UNAVAILABLE, "NO_UPSTREAM"),
+    }
+}
+
+/// What a client is told; addresses and causes are for the log.
+fn upstream_words(failure: UpstreamFailure) -> &'static str {
+    match failure {
+        UpstreamFailure::Connect => "the upstream cannot be reached",
+        UpstreamFailure::Tls => "no secure connection to the upstream came about",
+        UpstreamFailure::Timeout => "the upstream did not answer in time",
+        UpstreamFailure::Broken => "the upstream broke off before it answered",
+        UpstreamFailure::Protocol => "the upstream did not answer in HTTP",
+        UpstreamFailure::NoUpstream => "no upstream is there to take the request; try again later",
     }
 }
 

@@ -19,6 +19,7 @@ pub use live::Sse;
 
 use crate::clock::Clock;
 use crate::config::Streams;
+use crate::hub::View;
 use crate::log::Log;
 use crate::observe::metrics::Metrics;
 use crate::protocol::reply::{CachePolicy, Head};
@@ -95,5 +96,11 @@ impl Server {
                 body: Body::Empty,
             }),
         }
+    }
+
+    /// What readers see of a stream now.
+    pub async fn view(&self, path: &StreamPath) -> Result<View, ServeError> {
+        let stream = self.log.stream(path).await?;
+        Ok(stream.view(self.clock.now_ms())?)
     }
 }

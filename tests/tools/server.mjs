@@ -66,23 +66,21 @@ async function isReady(admin) {
   }
 }
 
-/**
- * Starts a server and resolves when it is ready, to its `url`, its `admin`
- * address, the `ca` to trust when it speaks TLS, and `stop()`.
- */
-export async function startServer({ tls = false, longPollTimeout = "500ms", durability = "sync" } = {}) {
-  const dir = fs.mkdtempSync(path.join(os.tmpdir(), "headwater-test-"))
-  const certified = tls ? certificates(dir) : undefined
-  const logPath = path.join(dir, "server.log")
-
-  for (let attempt = 1; ; attempt++) {
-    const listen = `127.0.0.1:${await freePort()}`
-    const admin = `127.0.0.1:${await freePort()}`
-    const data = path.join(dir, "data")
-    let args
-    if (tls) {
-      const config = path.join(dir, "headwater.toml")
-      fs.writeFileSync(config, `
+/** The flags that start the server as the options say. */
+function flags({ dir, data, listen, admin, certified, file, config, longPollTimeout, durability }) {
+  if (file) return ["run", "--config", file]
+  if (!certified && !config) {
+    return ["dev", "--listen", listen, "--admin", admin, "--data", data,
+      "--long-poll-timeout", longPollTimeout, "--durability", durability]
+  }
+  const tls = certified ? `tls = { certificates = [{ cert = "${certified.cert}", key = "${certified.key}" }] }` : ""
+  const routes = config ?? `
+[[site.route]]
+path = "/v1/stream/*"
+streams = { long_poll_timeout = "${longPollTimeout}" }
+`
+  const written = path.join(dir, "headwater.toml")
+  fs.writeFileSync(written, `
 data_dir = "${data}"
 admin = "${admin}"
 
@@ -91,56 +89,84 @@ durability = "${durability}"
 
 [[site]]
 listen = ["${listen}"]
-tls = { certificates = [{ cert = "${certified.cert}", key = "${certified.key}" }] }
+${tls}
+${routes}`)
+  return ["run", "--config", written]
+}
 
-[[site.route]]
-path = "/v1/stream/*"
-streams = { long_poll_timeout = "${longPollTimeout}" }
-`)
-      args = ["run", "--config", config]
-    } else {
-      args = ["dev", "--listen", listen, "--admin", admin, "--data", data,
-        "--long-poll-timeout", longPollTimeout, "--durability", durability]
+/** Starts the process; resolves to it once it is ready or has ended. */
+async function launch(args, { admin, logPath, env }) {
+  const log = fs.openSync(logPath, "a")
+  const child = spawn(binary(), args, { stdio: ["ignore", log, log], env: { ...process.env, ...env } })
+  fs.closeSync(log)
+  const running = { child, pid: child.pid, ended: undefined, ready: false }
+  running.exited = new Promise((resolve) => {
+    child.once("error", (error) => resolve(String(error)))
+    child.once("exit", (code, signal) => resolve(signal ?? `exit code ${code}`))
+  })
+  running.exited.then((how) => { running.ended = how })
+  const deadline = Date.now() + READY_TIMEOUT_MS
+  while (!running.ended && Date.now() < deadline) {
+    if (await isReady(admin)) {
+      running.ready = true
+      return running
     }
+    await new Promise((resolve) => setTimeout(resolve, 50))
+  }
+  child.kill("SIGKILL")
+  await running.exited
+  return running
+}
 
-    const log = fs.openSync(logPath, "a")
-    const child = spawn(binary(), args, { stdio: ["ignore", log, log] })
-    fs.closeSync(log)
-    const exited = new Promise((resolve) => {
-      child.once("error", (error) => resolve(String(error)))
-      child.once("exit", (code, signal) => resolve(signal ?? `exit code ${code}`))
-    })
-    let ended
-    exited.then((how) => { ended = how })
-
-    const deadline = Date.now() + READY_TIMEOUT_MS
-    while (!ended && Date.now() < deadline) {
-      if (await isReady(admin)) {
-        return {
-          url: tls ? `https://localhost:${listen.split(":")[1]}` : `http://${listen}`,
-          admin: `http://${admin}`,
-          ca: certified?.ca,
-          /** What the server said; `undefined` as its end while it runs. */
-          log: () => fs.readFileSync(logPath, "utf8"),
-          ended: () => ended,
-          async stop() {
-            child.kill("SIGTERM")
-            const force = setTimeout(() => child.kill("SIGKILL"), 60_000)
-            const how = await exited
-            clearTimeout(force)
-            fs.rmSync(dir, { recursive: true, force: true })
-            return how
-          },
-        }
+/**
+ * Starts a server and resolves when it is ready, to its `url`, its `admin`
+ * address, the `ca` to trust when it speaks TLS, and `stop()`. `config` is the
+ * text of a site's routes, in place of the one with the official suite's paths;
+ * `file` is a whole configuration, which takes HEADWATER_LISTEN, HEADWATER_ADMIN
+ * and HEADWATER_DATA from the environment, beside what `env` adds.
+ */
+export async function startServer({ tls = false, longPollTimeout = "500ms", durability = "sync", config, file, env } = {}) {
+  const dir = fs.mkdtempSync(path.join(os.tmpdir(), "headwater-test-"))
+  const certified = tls ? certificates(dir) : undefined
+  const logPath = path.join(dir, "server.log")
+  for (let attempt = 1; ; attempt++) {
+    const listen = `127.0.0.1:${await freePort()}`
+    const admin = `127.0.0.1:${await freePort()}`
+    const data = path.join(dir, "data")
+    const args = flags({ dir, data, listen, admin, certified, file, config, longPollTimeout, durability })
+    const places = file && { HEADWATER_LISTEN: listen, HEADWATER_ADMIN: admin, HEADWATER_DATA: data }
+    const setting = { admin, logPath, env: { ...places, ...env } }
+    let running = await launch(args, setting)
+    if (running.ready) {
+      return {
+        url: tls ? `https://localhost:${listen.split(":")[1]}` : `http://${listen}`,
+        admin: `http://${admin}`,
+        ca: certified?.ca,
+        pid: () => running.pid,
+        log: () => fs.readFileSync(logPath, "utf8"),
+        /** How the server ended; `undefined` while it runs. */
+        ended: () => running.ended,
+        /** Kills the server, and starts it again with what it left on disk. */
+        async crash() {
+          running.child.kill("SIGKILL")
+          await running.exited
+          running = await launch(args, setting)
+          if (!running.ready) throw new Error(`the server did not come back (${running.ended})`)
+        },
+        async stop() {
+          running.child.kill("SIGTERM")
+          const force = setTimeout(() => running.child.kill("SIGKILL"), 60_000)
+          const how = await running.exited
+          clearTimeout(force)
+          fs.rmSync(dir, { recursive: true, force: true })
+          return how
+        },
       }
-      await new Promise((resolve) => setTimeout(resolve, 50))
     }
-    child.kill("SIGKILL")
-    await exited
     if (attempt === START_ATTEMPTS) {
       const said = fs.readFileSync(logPath, "utf8")
       fs.rmSync(dir, { recursive: true, force: true })
-      throw new Error(`the server did not become ready (${ended ?? "timed out"}); it said:\n${said}`)
+      throw new Error(`the server did not become ready (${running.ended ?? "timed out"}); it said:\n${said}`)
     }
   }
 }

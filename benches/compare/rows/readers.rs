@@ -3,7 +3,6 @@
 
 use super::{Sizes, failed};
 use crate::http::Client;
-use crate::process;
 use crate::servers::{Kind, Server, Setup};
 use crate::sse::Readers;
 use crate::stats::Figure;
@@ -20,7 +19,7 @@ const SETTLE: Duration = Duration::from_secs(3);
 const REPEAT: Duration = Duration::from_millis(300);
 
 pub(super) fn measure(setup: &Setup, kind: Kind, sizes: &Sizes) -> io::Result<Vec<Figure>> {
-    let server = Server::start(setup, kind, process::open_files_max()?)?;
+    let server = Server::start(setup, kind, crate::open_files_max()?)?;
     let mut client = Client::connect(server.address)?;
     client.create(STREAM, CONTENT_TYPE, b"")?;
     // What a first reader brings into memory is not the cost of a reader.

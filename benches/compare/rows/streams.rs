@@ -4,7 +4,6 @@
 use super::{Sizes, failed};
 use crate::http::{self, Client};
 use crate::load::{self, Outcome, Workload};
-use crate::process;
 use crate::servers::{Kind, Server, Setup};
 use crate::stats::Figure;
 use std::io::{self, Write};
@@ -116,7 +115,7 @@ pub(super) fn measure(setup: &Setup, kind: Kind, sizes: &Sizes) -> io::Result<Ve
 }
 
 pub(super) fn measure_restart(setup: &Setup, kind: Kind) -> io::Result<Vec<Figure>> {
-    let mut server = Server::start(setup, kind, process::open_files_max()?)?;
+    let mut server = Server::start(setup, kind, crate::open_files_max()?)?;
     let outcome = create(&server, RESTART_STREAMS)?.complete()?;
     let restart = restart_ms(&mut server, RESTART_STREAMS)?;
     verify(&server, RESTART_STREAMS)?;

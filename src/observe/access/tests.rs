@@ -35,6 +35,7 @@ fn a_request_is_one_line_with_all_its_fields() {
             elapsed: Duration::from_micros(1_234),
             offsets: Some((&"0_0", &"0_520")),
             live: None,
+            stream: None,
         });
     });
     assert_eq!(
@@ -74,6 +75,7 @@ fn a_live_reader_is_a_line_at_each_end() {
             elapsed: Duration::from_mins(1),
             offsets: Some((&"0_520", &"0_600")),
             live: Some((Live::Sse, LiveEnd::Recycled)),
+            stream: None,
         });
     });
     assert_eq!(ended["message"], "live ended");
@@ -96,6 +98,7 @@ fn a_failure_is_told_without_secrets() {
                 Live::LongPoll,
                 LiveEnd::Failed("refused: GET /a?token=f00ba4"),
             )),
+            stream: None,
         });
     });
     assert_eq!(ended["reason"], "failed");
@@ -143,6 +146,7 @@ fn a_directive_silences_it() {
                 elapsed: Duration::ZERO,
                 offsets: None,
                 live: None,
+                stream: None,
             });
         },
     );

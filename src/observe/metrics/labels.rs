@@ -127,17 +127,20 @@ pub enum Refusal {
     Readers,
     /// The limit of idempotent producers of one stream.
     Producers,
+    /// The limit of recordings, in all or of one caller.
+    Recordings,
 }
 
 impl Refusal {
     /// All of them, in the order of their places.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Connections,
         Self::Body,
         Self::BodyMemory,
         Self::Queue,
         Self::Readers,
         Self::Producers,
+        Self::Recordings,
     ];
 
     /// The label's value.
@@ -149,6 +152,7 @@ impl Refusal {
             Self::Queue => "queue",
             Self::Readers => "readers",
             Self::Producers => "producers",
+            Self::Recordings => "recordings",
         }
     }
 }

@@ -1,0 +1,123 @@
+//! Measures what recording costs: the time from when an upstream writes a token until its client has
+//! it, directly, through nginx, and through Headwater, which makes it durable on the way.
+//!
+//! The upstream and the clients are in this process and share its clock, which each token carries.
+//! The ways are measured in turns; the figures of two runs on a shared machine are not comparable,
+//! the ratios within one run are.
+
+mod client;
+#[path = "../compare/process.rs"]
+mod process;
+mod report;
+mod upstream;
+mod ways;
+
+use clap::Parser;
+use client::Load;
+use report::{Measured, Report};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use ways::{Kind, Way};
+
+/// Measures what recording costs each token.
+#[derive(Parser)]
+struct Args {
+    /// How many answers stream at one time; each number is measured.
+    #[arg(long, value_delimiter = ',', default_value = "1,50,500")]
+    streams: Vec<usize>,
+
+    /// Tokens a second of each answer.
+    #[arg(long, default_value_t = 50)]
+    rate: u64,
+
+    /// Seconds that each answer takes.
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+
+    /// How often each way is measured, in turns.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+
+    /// Measures these ways alone.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Kind>,
+
+    /// Another binary of Headwater than the one just built.
+    #[arg(long, default_value = env!("CARGO_BIN_EXE_headwater"))]
+    headwater: PathBuf,
+
+    /// Where data lies while it is measured: on a disk that syncs.
+    #[arg(long, default_value = concat!(env!("CARGO_TARGET_TMPDIR"), "/record"))]
+    scratch: PathBuf,
+
+    /// What cargo says to every benchmark.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> io::Result<()> {
+    let args = Args::parse();
+    process::raise_open_files()?;
+    std::fs::create_dir_all(&args.scratch)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let upstream = runtime.block_on(upstream::start())?;
+    let kinds = if args.only.is_empty() {
+        Kind::ALL.to_vec()
+    } else {
+        args.only.clone()
+    };
+    let mut report = Report::default();
+    for &streams in &args.streams {
+        for round in 0..args.rounds {
+            for &kind in &kinds {
+                let way = Way::start(kind, &args.headwater, &args.scratch, upstream)?;
+                let load = Load {
+                    address: way.address,
+                    streams,
+                    tokens: args.rate * args.seconds,
+                    rate: args.rate,
+                };
+                let measured = runtime.block_on(measure(&way, &load))?;
+                report.add(streams, kind, round, measured);
+            }
+        }
+    }
+    report.print(durable_write(&args.scratch)?);
+    Ok(())
+}
+
+async fn measure(way: &Way, load: &Load) -> io::Result<Measured> {
+    let before = way.usage()?;
+    let outcome = client::run(load).await?;
+    let after = way.usage()?;
+    let tokens = load.tokens * load.streams as u64;
+    let used = after.zip(before);
+    let cpu = used.map(|(after, before)| after.cpu.saturating_sub(before.cpu));
+    let written = used.map(|(after, before)| after.written.saturating_sub(before.written));
+    Ok(Measured {
+        latencies: outcome.latencies,
+        late: outcome.elapsed.as_secs_f64() - load.tokens as f64 / load.rate as f64,
+        cpu_us_per_token: cpu.map(|cpu| cpu.as_secs_f64() * 1e6 / tokens as f64),
+        written_per_token: written.map(|bytes| bytes as f64 / tokens as f64),
+        resident_mib: after.map(|usage| usage.resident_mib()),
+    })
+}
+
+/// The median time that a small write takes to be durable on this disk.
+fn durable_write(dir: &Path) -> io::Result<Duration> {
+    let mut file = tempfile::tempfile_in(dir)?;
+    let mut times = Vec::new();
+    for _ in 0..WRITES {
+        let begun = Instant::now();
+        file.write_all(&[0; 256])?;
+        file.sync_data()?;
+        times.push(begun.elapsed());
+    }
+    times.sort_unstable();
+    Ok(times[WRITES / 2])
+}
+
+const WRITES: usize = 501;

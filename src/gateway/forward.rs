@@ -1,0 +1,461 @@
+//! Passing requests on to upstreams, by Pingora's `HttpProxy`.
+
+use super::body::content_length;
+use super::respond::{self, CLIENT_LEFT};
+use super::routes::Building;
+use super::session::{access, client_facts};
+use crate::observe::access::Finished;
+use crate::observe::metrics::{
+    Held, Metrics, Mode as ModeLabel, RouteMetrics, UpstreamFailure, UpstreamMetrics,
+};
+use crate::protocol::request::RequestError;
+use crate::serve::ServeError;
+use crate::upstream::{Picked, Upstreams, failure_of};
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, Method, StatusCode, header};
+use pingora::apps::{HttpServerApp, ReusedHttpStream};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::Digest;
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::l4::socket::SocketAddr;
+use pingora::proxy::{FailToProxy, HttpProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use pingora::server::ShutdownWatch;
+use pingora::server::configuration::ServerConf;
+use pingora::upstreams::peer::{H1UpgradePolicy, HttpPeer};
+use pingora::{Error, ErrorSource, ErrorType, Result, RetryType};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+/// Idle connections that are kept for each route.
+const POOL_CONNECTIONS_MAX: usize = 1024;
+/// Attempts besides the first and the configured ones: connections from the pool that turned out to
+/// be closed are replaced without being counted.
+const SPARE_ATTEMPTS: usize = 4;
+/// The longest that the body of a request that failed is read for the sake of its sender.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Passes requests on to the upstreams of a route.
+pub struct Forwarder {
+    proxy: Arc<HttpProxy<Forward>>,
+    upstreams: Arc<Upstreams>,
+    // HttpProxy wants to be told of a stop; here, connections are told.
+    never_stops: (watch::Sender<bool>, ShutdownWatch),
+}
+
+impl Forwarder {
+    /// For the route with this path pattern.
+    pub(super) fn new(upstreams: Arc<Upstreams>, pattern: &str, building: &Building<'_>) -> Self {
+        let limits = building.limits;
+        let conf = ServerConf {
+            upstream_keepalive_pool_size: POOL_CONNECTIONS_MAX,
+            max_retries: 1 + upstreams.retries + SPARE_ATTEMPTS,
+            ..ServerConf::default()
+        };
+        let forward = Forward {
+            upstreams: upstreams.clone(),
+            route: building.metrics.route(pattern),
+            metrics: building.metrics.clone(),
+            keeping: Keeping {
+                idle_seconds: limits.idle_timeout.as_secs().max(1),
+                body_timeout: limits.body_timeout,
+                write_timeout: limits.write_timeout,
+                draining: building.draining.clone(),
+            },
+        };
+        Self {
+            proxy: Arc::new(HttpProxy::new(forward, Arc::new(conf))),
+            upstreams,
+            never_stops: watch::channel(false),
+        }
+    }
+
+    /// Agrees to pass a request on, unless it is one that no upstream should get.
+    pub(super) fn accept(
+        self: &Arc<Self>,
+        session: &ServerSession,
+    ) -> Result<Arc<Self>, ServeError> {
+        let request = session.req_header();
+        if request.method == Method::CONNECT {
+            return Err(ServeError::Tunnel);
+        }
+        // An upstream would resolve them, and leave the paths that the route is for.
+        if has_dot_segments(request.uri.path()) {
+            return Err(ServeError::Path("it holds a . or .. segment"));
+        }
+        match (content_length(session), self.upstreams.body_bytes_max) {
+            (Some(length), Some(bytes_max)) if length > bytes_max => {
+                Err(ServeError::BodyTooLarge { bytes_max })
+            }
+            _ => Ok(self.clone()),
+        }
+    }
+
+    /// Passes the request of a session on, of which nothing but the head has been read. Returns the
+    /// connection if it can serve another.
+    pub(super) async fn forward(&self, session: Box<ServerSession>) -> Option<ReusedHttpStream> {
+        let session = if session.is_http2() {
+            *session
+        } else {
+            unread(*session).await?
+        };
+        self.proxy
+            .process_new_http(session, &self.never_stops.1)
+            .await
+    }
+}
+
+/// A session that is as if its request had not been read: `HttpProxy` reads requests itself.
+async fn unread(mut session: ServerSession) -> Option<ServerSession> {
+    let mut prefix = BytesMut::from(&session.as_http1()?.get_headers_raw_bytes()[..]);
+    // A session gives back what it read beyond its request. To one that has no body, that is all
+    // that came after the head.
+    let request = session.req_header_mut();
+    request.remove_header(&header::CONTENT_LENGTH);
+    request.remove_header(&header::TRANSFER_ENCODING);
+    session.set_keepalive(Some(0));
+    session.set_pipelining_enabled(true);
+    let (stream, rest) = session.finish().await.ok()??.into_parts();
+    prefix.extend_from_slice(&rest.unwrap_or_default());
+    let mut session = ServerSession::new_http1(stream);
+    session.set_pipelined_prefix(prefix);
+    Some(session)
+}
+
+fn has_dot_segments(path: &str) -> bool {
+    let plain = |segment: &str| segment.to_ascii_lowercase().replace("%2e", ".");
+    path.split('/')
+        .any(|segment| matches!(plain(segment).as_str(), "." | ".."))
+}
+
+/// How connections of clients are kept.
+struct Keeping {
+    idle_seconds: u64,
+    body_timeout: Duration,
+    write_timeout: Duration,
+    draining: CancellationToken,
+}
+
+impl Keeping {
+    fn apply(&self, session: &mut ServerSession) {
+        if session.get_keepalive().is_some() {
+            let draining = self.draining.is_cancelled();
+            session.set_keepalive((!draining).then_some(self.idle_seconds));
+        }
+        session.set_read_timeout(Some(self.body_timeout));
+        session.set_write_timeout(Some(self.write_timeout));
+        session.set_pipelining_enabled(true);
+    }
+}
+
+/// What happens at each step of `HttpProxy`.
+struct Forward {
+    upstreams: Arc<Upstreams>,
+    route: Arc<RouteMetrics>,
+    metrics: Arc<Metrics>,
+    keeping: Keeping,
+}
+
+/// What is known of a request under way.
+struct Context {
+    began: Instant,
+    _in_flight: Held,
+    /// The upstream that has the request now.
+    picked: Option<Picked>,
+    /// Where upstreams failed that had it before.
+    tried: Vec<SocketAddr>,
+    body_bytes: u64,
+    /// Why the request was refused, if not because of an upstream.
+    refused: Option<ServeError>,
+}
+
+impl Forward {
+    fn upstream_metrics(&self) -> &UpstreamMetrics {
+        &self.upstreams.metrics
+    }
+
+    /// Counts and logs that an upstream failed.
+    fn upstream_failed(&self, peer: &HttpPeer, error: &Error, ctx: &mut Context) {
+        self.upstream_metrics().failed(failure_of(error));
+        tracing::warn!(upstream = %peer, %error, "an upstream failed");
+        ctx.tried.push(peer._address.clone());
+    }
+
+    /// Whether another attempt is left.
+    fn may_retry(&self, ctx: &Context) -> bool {
+        ctx.tried.len() <= self.upstreams.retries
+    }
+
+    /// What the client is told; `None` if it is not there to be told.
+    fn answer_to(&self, error: &Error, ctx: &mut Context) -> Option<ServeError> {
+        if let Some(refused) = ctx.refused.take() {
+            return Some(refused);
+        }
+        match (error.esource(), error.etype()) {
+            (ErrorSource::Downstream, ErrorType::ReadTimedout) => Some(ServeError::BodyTimeout {
+                seconds: self.keeping.body_timeout.as_secs(),
+            }),
+            (ErrorSource::Downstream, ErrorType::InvalidHTTPHeader) => {
+                Some(RequestError::HeaderText(header::CONNECTION).into())
+            }
+            (
+                ErrorSource::Downstream,
+                ErrorType::ConnectionClosed
+                | ErrorType::ReadError
+                | ErrorType::WriteError
+                | ErrorType::WriteTimedout
+                | ErrorType::H2Error,
+            ) => None,
+            (ErrorSource::Downstream, _) => Some(ServeError::BodyBroken),
+            _ => Some(ServeError::Upstream(failure_of(error))),
+        }
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Forward {
+    type CTX = Context;
+
+    fn new_ctx(&self) -> Context {
+        Context {
+            began: Instant::now(),
+            _in_flight: self.route.enter(),
+            picked: None,
+            tried: Vec::new(),
+            body_bytes: 0,
+            refused: None,
+        }
+    }
+
+    async fn early_request_filter(&self, session: &mut Session, _: &mut Context) -> Result<()> {
+        self.keeping.apply(session.as_downstream_mut());
+        Ok(())
+    }
+
+    async fn upstream_peer(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+    ) -> Result<Box<HttpPeer>> {
+        if !ctx.tried.is_empty() {
+            self.upstream_metrics().retries.inc();
+        }
+        let client = client_facts(session.as_downstream());
+        let request = session.req_header();
+        let picked = self.upstreams.pick(request, &client, &ctx.tried).await;
+        let Some(mut picked) = picked else {
+            ctx.refused = Some(ServeError::Upstream(UpstreamFailure::NoUpstream));
+            return Error::e_explain(ErrorType::ConnectNoRoute, "no healthy upstream");
+        };
+        if session.is_upgrade_req() {
+            picked.use_for_upgrade(self.upstreams.upgraded_timeout);
+            if is_other_upgrade(session.req_header()) {
+                let policy = &mut picked.peer.options.http_upstream_request_policy;
+                policy.h1_upgrade = H1UpgradePolicy::Preserve;
+            }
+        }
+        let peer = Box::new(picked.peer.clone());
+        ctx.picked = Some(picked);
+        Ok(peer)
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _: &mut Session,
+        reused: bool,
+        _: &HttpPeer,
+        _: std::os::unix::io::RawFd,
+        _: Option<&Digest>,
+        _: &mut Context,
+    ) -> Result<()> {
+        self.upstream_metrics().connected(reused);
+        Ok(())
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        let client = client_facts(session.as_downstream());
+        if is_other_upgrade(request) {
+            Upstreams::tidy_upgrade(request);
+        }
+        if let Some(picked) = &ctx.picked {
+            self.upstreams.rewrite(request, &client, picked);
+        }
+        Ok(())
+    }
+
+    async fn request_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        end: bool,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        // Sent on, an empty last piece would end a chunked body twice.
+        if end && body.as_ref().is_some_and(Bytes::is_empty) {
+            *body = None;
+        }
+        let bytes = body.as_ref().map_or(0, Bytes::len) as u64;
+        ctx.body_bytes += bytes;
+        match self.upstreams.body_bytes_max {
+            Some(bytes_max) if ctx.body_bytes > bytes_max && !session.was_upgraded() => {
+                ctx.refused = Some(ServeError::BodyTooLarge { bytes_max });
+                let error = Error::explain(ErrorType::InvalidHTTPHeader, "the body is too large");
+                Err(error.into_down())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        _: &mut Context,
+    ) -> Result<()> {
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            // From now on, silence is a matter of the two ends.
+            let wait = Some(self.upstreams.upgraded_timeout);
+            session.as_downstream_mut().set_read_timeout(wait);
+        } else if !response.status.is_informational() {
+            self.upstreams.rewrite_response(response);
+        }
+        Ok(())
+    }
+
+    fn fail_to_connect(
+        &self,
+        _: &mut Session,
+        peer: &HttpPeer,
+        ctx: &mut Context,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        self.upstream_failed(peer, &error, ctx);
+        // Nothing was sent, so any request may go elsewhere.
+        error.set_retry(self.may_retry(ctx));
+        error
+    }
+
+    fn error_while_proxy(
+        &self,
+        peer: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        ctx: &mut Context,
+        reused: bool,
+    ) -> Box<Error> {
+        if *error.esource() != ErrorSource::Upstream {
+            error.set_retry(false);
+            return error;
+        }
+        let answered = session.response_written().is_some();
+        let possible = !answered && !session.as_ref().retry_buffer_truncated();
+        let repeatable = session.req_header().method.is_idempotent();
+        if possible && repeatable && reused && error.retry == RetryType::ReusedOnly {
+            // The connection had been closed before, which is no failure of the upstream.
+            error.set_retry(true);
+            return error;
+        }
+        let worth_it = match error.retry {
+            // The upstream said that it did nothing.
+            RetryType::Decided(true) => true,
+            _ => repeatable && failure_of(&error) == UpstreamFailure::Broken,
+        };
+        self.upstream_failed(peer, &error, ctx);
+        error.set_retry(possible && worth_it && self.may_retry(ctx));
+        error
+    }
+
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        ctx: &mut Context,
+    ) -> FailToProxy {
+        let nothing = FailToProxy {
+            error_code: 0,
+            can_reuse_downstream: false,
+        };
+        let begun = |head: &ResponseHeader| !head.status.is_informational();
+        if session.response_written().is_some_and(begun) {
+            return nothing;
+        }
+        let Some(answer) = self.answer_to(error, ctx) else {
+            return nothing;
+        };
+        if let Some(refusal) = answer.refusal() {
+            self.metrics.refused(refusal).inc();
+        }
+        let session = session.as_downstream_mut();
+        session.set_keepalive(None);
+        let method = session.req_header().method.clone();
+        let sent = respond::respond(session, answer.into_reply(false), &method).await;
+        // A client that still sends does not read its answer.
+        let _ = timeout(DRAIN_TIME_MAX, session.drain_request_body()).await;
+        FailToProxy {
+            error_code: sent.status.as_u16(),
+            can_reuse_downstream: false,
+        }
+    }
+
+    fn suppress_error_log(&self, _: &Session, _: &Context, _: &Error) -> bool {
+        true
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _: &Session,
+        _: &Context,
+        _: &Error,
+        _: ProxyWarnLogContext,
+    ) -> bool {
+        true
+    }
+
+    /// Counts the request and writes it down.
+    async fn logging(&self, session: &mut Session, _: Option<&Error>, ctx: &mut Context) {
+        ctx.picked = None;
+        let session = session.as_downstream();
+        let method = &session.req_header().method;
+        let answered = session.response_written();
+        let status = answered.map_or(CLIENT_LEFT, |head| head.status.as_u16());
+        let elapsed = ctx.began.elapsed();
+        self.route
+            .observe(method.into(), ModeLabel::None, status, elapsed);
+        if !crate::observe::access::enabled() {
+            return;
+        }
+        access(session, method, self.route.pattern(), |access| {
+            access.finished(&Finished {
+                status,
+                bytes: session.body_bytes_sent() as u64,
+                elapsed,
+                offsets: None,
+                live: None,
+                stream: None,
+            });
+        });
+    }
+}
+
+/// Whether a request wants another upgrade than those that Pingora knows what to do about: to
+/// WebSocket, which it passes on, and to HTTP/2, by which rules of this server could be got around.
+fn is_other_upgrade(request: &RequestHeader) -> bool {
+    let known = |value: &HeaderValue| {
+        value.to_str().map_or(true, |value| {
+            value.split(',').any(|protocol| {
+                let protocol = protocol.trim().to_ascii_lowercase();
+                protocol == "websocket" || protocol.starts_with("h2")
+            })
+        })
+    };
+    let mut wanted = request.headers.get_all(header::UPGRADE).into_iter();
+    request.headers.contains_key(header::UPGRADE) && !wanted.any(known)
+}

@@ -1,0 +1,97 @@
+//! The URLs of recordings: whoever has one reads the stream, or ends the upstream call.
+
+use super::routes::{Recordings, Route};
+use super::session::{Answer, Asked, Gateway, mode};
+use crate::observe::metrics::Way;
+use crate::protocol::reply::Head;
+use crate::protocol::request::{self, Command};
+use crate::serve::{Body, Reply, ServeError, Target};
+use crate::types::StreamPath;
+use http::{Method, StatusCode};
+use pingora::protocols::http::ServerSession;
+
+impl Gateway {
+    /// Answers a request at the URL of a recording.
+    pub(super) async fn recordings(
+        &self,
+        session: &mut ServerSession,
+        route: &Route,
+        recordings: &Recordings,
+        asked: &mut Asked,
+    ) -> Result<Answer, ServeError> {
+        let request = session.req_header();
+        let path = recorded_path(route, request.uri.path())?;
+        let query = request.uri.query().unwrap_or_default();
+        if request.method != Method::OPTIONS {
+            let now_s = self.server.clock.now_ms() / 1000;
+            recordings.signer.verify(path.key(), query, now_s)?;
+        }
+        let streams = &recordings.streams;
+        if request.method == Method::PATCH {
+            self.bodies.drain(session).await;
+            self.abort(session, &path).await?;
+            let mut head = Head::new(StatusCode::NO_CONTENT, streams.config.cors);
+            head.set_no_store();
+            let body = Body::Empty;
+            return Ok(Answer::Reply(Reply { head, body }));
+        }
+        let command = request::parse(&request.method, Some(query), &request.headers)?;
+        asked.mode = mode(&command);
+        match &command {
+            Command::Read(_) => {
+                let running = self.recorder.running(&path);
+                asked.reader = running.map(|recording| recording.enter());
+                self.server
+                    .metrics
+                    .recordings
+                    .attached(Way::StreamUrl)
+                    .inc();
+            }
+            Command::Head | Command::Options => {}
+            // The upstream alone writes, and its time or a `streams` route deletes.
+            Command::Create(_) | Command::Append(_) | Command::Delete => {
+                return Err(ServeError::ReadOnly);
+            }
+        }
+        asked.recording = Some(path.clone());
+        let target = Target {
+            route: streams,
+            path,
+            location: None,
+            resolve: &|_| None,
+        };
+        self.carry_out(session, &target, command, asked).await
+    }
+
+    /// PATCH with `action=abort`: what came so far stays.
+    pub(super) async fn abort(
+        &self,
+        session: &ServerSession,
+        path: &StreamPath,
+    ) -> Result<(), ServeError> {
+        let query = session.req_header().uri.query().unwrap_or_default();
+        if !query
+            .split('&')
+            .any(|parameter| parameter == "action=abort")
+        {
+            return Err(ServeError::InvalidAction);
+        }
+        match self.recorder.running(path) {
+            // It is not one reader's to end.
+            Some(recording) if recording.shared => return Err(ServeError::ReadOnly),
+            Some(recording) => recording.abort().await,
+            None => drop(self.server.view(path).await?),
+        }
+        Ok(())
+    }
+}
+
+/// The stream that a URL names: below the route's path, a namespace and a name.
+fn recorded_path(route: &Route, path: &str) -> Result<StreamPath, ServeError> {
+    let below = route.below(path)?;
+    let (namespace, name) = below.split_once('/').ok_or(ServeError::NoRoute)?;
+    if namespace.is_empty() || name.is_empty() {
+        return Err(ServeError::NoRoute);
+    }
+    Ok(StreamPath::new(namespace, name))
+}

@@ -1,0 +1,238 @@
+//! A recorded answer as its client gets it: the upstream's bytes, as far as they are durable.
+
+use super::framing::{Boundary, Framing};
+use super::open::LastEvent;
+use super::readers::Reader;
+use super::recording::Started;
+use super::seek::Seek;
+use crate::frame::Frames;
+use crate::hub::Run;
+use crate::log::{AnswerBody, Log, ReadError, Stream};
+use crate::types::{Outcome, Position, StreamEnd, StreamId};
+use bytes::{Bytes, BytesMut};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// A comment, which every client ignores.
+const HEARTBEAT: &[u8] = b": heartbeat\n\n";
+
+/// A reader of a recording from some event on.
+pub struct Playback {
+    log: Arc<Log>,
+    stream: Arc<Stream>,
+    id: StreamId,
+    at: Position,
+    /// Leaves out what the client has seen.
+    seek: Option<Seek>,
+    /// What was read while the event was looked for.
+    held: Bytes,
+    /// Whether what was sent ends where a comment may be put in.
+    boundary: Boundary,
+    /// How often a silent answer gets a comment; zero: never.
+    heartbeat: Duration,
+    _reader: Option<Reader>,
+}
+
+/// What comes next of an answer.
+#[derive(Debug)]
+pub enum Next {
+    Bytes(Bytes),
+    /// It is complete.
+    End,
+    /// It is not complete, and nothing more will come.
+    Broken(Arc<StreamEnd>),
+}
+
+impl Playback {
+    /// From the beginning.
+    pub(super) fn new(
+        log: &Arc<Log>,
+        started: &Started,
+        heartbeat: Duration,
+        reader: Option<Reader>,
+    ) -> Self {
+        let framing = Framing::of(started.content_type());
+        Self {
+            log: log.clone(),
+            stream: started.stream.clone(),
+            id: started.meta.id,
+            at: 0,
+            seek: None,
+            held: Bytes::new(),
+            boundary: Boundary::new(framing),
+            heartbeat: match framing {
+                Framing::Events => heartbeat,
+                // Only events know comments.
+                Framing::Lines | Framing::Chunks => Duration::ZERO,
+            },
+            _reader: reader,
+        }
+    }
+
+    /// Goes to a place where an event begins.
+    pub(super) fn go_to(&mut self, position: Position) {
+        self.at = position;
+    }
+
+    /// Goes behind an event, which is looked for in what is durable. Stays where it is if that event
+    /// is not there.
+    pub(super) async fn skip_behind(&mut self, event: &LastEvent) -> Result<(), ReadError> {
+        let (id, from) = match event {
+            LastEvent::Ours(id) => (id.to_string(), id.position),
+            LastEvent::Theirs(id) => (id.clone(), 0),
+        };
+        let mut seek = Seek::behind(id.as_bytes());
+        let begin = std::mem::replace(&mut self.at, from);
+        while let Found::Bytes(mut bytes) = self.read().await? {
+            let seen = seek.skip(&bytes);
+            if seek.is_found() {
+                self.held = bytes.split_off(seen);
+                self.seek = Some(seek);
+                return Ok(());
+            }
+        }
+        self.at = begin;
+        Ok(())
+    }
+
+    /// Reads all that is durable from where it is.
+    pub(super) async fn read_durable(
+        &mut self,
+        mut take: impl FnMut(&[u8]),
+    ) -> Result<(), ReadError> {
+        while let Found::Bytes(bytes) = self.read().await? {
+            take(&bytes);
+        }
+        Ok(())
+    }
+
+    /// Whether nothing is left for this client, and how the recording ended then.
+    pub(super) async fn is_over(&mut self) -> Result<Option<Option<Arc<StreamEnd>>>, ReadError> {
+        if self.held.is_empty() && self.at > 0 {
+            match self.unseen().await? {
+                Found::Bytes(bytes) => self.held = bytes,
+                Found::End(end) => return Ok(Some(end)),
+                Found::Tail => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// What comes next, once it is there.
+    pub async fn next(&mut self) -> Next {
+        loop {
+            let found = match std::mem::take(&mut self.held) {
+                held if held.is_empty() => Box::pin(self.unseen()).await,
+                held => Ok(Found::Bytes(held)),
+            };
+            match found {
+                Ok(Found::Bytes(bytes)) => {
+                    self.boundary.push(&bytes);
+                    return Next::Bytes(bytes);
+                }
+                Ok(Found::End(end)) => return ending(end),
+                Ok(Found::Tail) => {}
+                Err(error) => return Next::Broken(Arc::new(unreadable(&error))),
+            }
+            let moved = self.stream.tail().wait(self.id, self.at);
+            if self.heartbeat.is_zero() {
+                moved.await;
+            } else if timeout(self.heartbeat, moved).await.is_err() {
+                self.log.touch(&self.stream);
+                if self.boundary.is_here() {
+                    return Next::Bytes(Bytes::from_static(HEARTBEAT));
+                }
+            }
+        }
+    }
+
+    /// Where in the stream the reader is.
+    pub fn position(&self) -> Position {
+        self.at
+    }
+
+    /// What there is now that the client has not seen.
+    async fn unseen(&mut self) -> Result<Found, ReadError> {
+        loop {
+            let found = self.read().await?;
+            let (Found::Bytes(bytes), Some(seek)) = (&found, &mut self.seek) else {
+                return Ok(found);
+            };
+            // At most the end of a line end.
+            let seen = seek.skip(bytes);
+            if seen < bytes.len() {
+                return Ok(Found::Bytes(bytes.slice(seen..)));
+            }
+        }
+    }
+
+    /// What there is now.
+    async fn read(&mut self) -> Result<Found, ReadError> {
+        let answer = self.log.answer(&self.stream, self.at).await?;
+        if answer.view.meta.id != self.id {
+            return Err(ReadError::Gone);
+        }
+        if answer.from == answer.to {
+            return Ok(if answer.view.closed {
+                Found::End(answer.view.end.clone())
+            } else {
+                Found::Tail
+            });
+        }
+        let cold;
+        let runs = match &answer.body {
+            AnswerBody::Hot(runs) => runs,
+            AnswerBody::Cold(parts) => {
+                cold = vec![self.log.piece(parts, answer.from).await?];
+                &cold
+            }
+        };
+        self.at = runs.last().map_or(answer.to, Run::end);
+        Ok(Found::Bytes(payload(runs)))
+    }
+}
+
+/// What lies at a place of a stream.
+enum Found {
+    Bytes(Bytes),
+    /// Nothing yet.
+    Tail,
+    /// Nothing ever.
+    End(Option<Arc<StreamEnd>>),
+}
+
+/// How an answer ends whose recording ended so.
+fn ending(end: Option<Arc<StreamEnd>>) -> Next {
+    match end {
+        Some(end) if end.outcome != Outcome::Completed => Next::Broken(end),
+        _ => Next::End,
+    }
+}
+
+fn unreadable(error: &ReadError) -> StreamEnd {
+    if !matches!(error, ReadError::Gone) {
+        tracing::warn!(%error, "a recording cannot be read");
+    }
+    StreamEnd {
+        outcome: Outcome::Failed,
+        reason: Some("unreadable".into()),
+    }
+}
+
+/// The payloads of whole appends, joined. A single one is not copied.
+fn payload(runs: &[Run]) -> Bytes {
+    if let [run] = runs
+        && let mut payloads = Frames::new(&run.frames, 0)
+        && let (Some(only), None) = (payloads.next(), payloads.next())
+    {
+        return run.frames.slice(only.payload());
+    }
+    let mut joined = BytesMut::with_capacity(runs.iter().map(|run| run.frames.len()).sum());
+    for run in runs {
+        for frame in Frames::new(&run.frames, 0) {
+            joined.extend_from_slice(&run.frames[frame.payload()]);
+        }
+    }
+    joined.freeze()
+}

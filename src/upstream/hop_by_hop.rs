@@ -1,0 +1,123 @@
+//! Headers that are between two neighbours and not passed on: RFC 9110, section 7.6.1.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use pingora::http::{RequestHeader, ResponseHeader};
+
+/// Those that are never passed on, besides `Transfer-Encoding`, `Upgrade` and `TE`.
+const ALWAYS: [HeaderName; 4] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHORIZATION,
+];
+
+/// What a client cannot have taken out by naming it in `Connection`: it says where a request goes,
+/// how long it is, or where it is from.
+const PROTECTED: [&str; 7] = [
+    "host",
+    "content-length",
+    "content-type",
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+];
+
+/// Takes them out of a request. Its body is sent anew.
+pub(super) fn strip_request(head: &mut RequestHeader) {
+    let trailers = accepts_trailers(&head.headers);
+    for name in nominated(&head.headers) {
+        head.remove_header(&name);
+    }
+    for name in ALWAYS {
+        head.remove_header(&name);
+    }
+    for name in [header::TRANSFER_ENCODING, header::UPGRADE, header::TE] {
+        head.remove_header(&name);
+    }
+    if trailers {
+        let _ = head.insert_header(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Takes them out of an answer whose body is sent anew.
+pub(super) fn strip_response(head: &mut ResponseHeader) {
+    strip_passed_response(head);
+    for name in [header::TRANSFER_ENCODING, header::UPGRADE, header::TRAILER] {
+        head.remove_header(&name);
+    }
+}
+
+/// Takes them out of an answer, except those that say how its body is passed on.
+pub(super) fn strip_passed_response(head: &mut ResponseHeader) {
+    for name in nominated(&head.headers) {
+        if name != header::UPGRADE && name != header::TRANSFER_ENCODING {
+            head.remove_header(&name);
+        }
+    }
+    for name in ALWAYS {
+        head.remove_header(&name);
+    }
+}
+
+/// The headers that `Connection` names.
+fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
+    let values = headers.get_all(header::CONNECTION).into_iter();
+    values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse::<HeaderName>().ok())
+        .filter(|name| !PROTECTED.contains(&name.as_str()))
+        .collect()
+}
+
+fn accepts_trailers(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::TE).into_iter();
+    values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(headers: &[(&'static str, &str)]) -> RequestHeader {
+        let mut head = RequestHeader::build("GET", b"/", None).unwrap();
+        for (name, value) in headers {
+            head.append_header(*name, *value).unwrap();
+        }
+        head
+    }
+
+    #[test]
+    fn what_is_between_neighbours_is_taken_out() {
+        let mut head = request(&[
+            ("connection", "close, X-Private"),
+            ("x-private", "1"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "close"),
+            ("proxy-authorization", "Basic eA=="),
+            ("transfer-encoding", "chunked"),
+            ("te", "trailers, deflate"),
+            ("upgrade", "h2c"),
+            ("x-public", "2"),
+        ]);
+        strip_request(&mut head);
+        let left: Vec<_> = head.headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, ["x-public", "te"]);
+        assert_eq!(head.headers["te"], "trailers");
+    }
+
+    #[test]
+    fn a_client_cannot_take_out_what_says_where_it_is_from() {
+        let mut head = request(&[
+            ("connection", "Host, X-Forwarded-For"),
+            ("host", "a"),
+            ("x-forwarded-for", "1.2.3.4"),
+        ]);
+        strip_request(&mut head);
+        assert_eq!(head.headers.len(), 2);
+    }
+}

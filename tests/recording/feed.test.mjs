@@ -1,0 +1,98 @@
+// A feed that says the same to everybody: one upstream connection, however many
+// clients there are and however often it drops.
+
+import assert from "node:assert/strict"
+import { randomUUID } from "node:crypto"
+import { after, before, test } from "node:test"
+import { parseEvents, patience, recordRoute, startBoth, startCutter, until } from "./support.mjs"
+
+let both
+before(async () => {
+  both = await startBoth((upstream) =>
+    recordRoute(upstream, "/shared", "share = true")
+    + recordRoute(upstream, "/idle", `share = true\nidle_stop = "300ms"`))
+})
+after(() => both.stop())
+
+/** Reads a feed until it has `count` events, or its connection ends; `{ events, whole }`. */
+async function read(url, count, headers = {}) {
+  const gone = new AbortController()
+  const response = await fetch(url, { headers, signal: gone.signal })
+  assert.equal(response.status, 200)
+  let bytes = Buffer.alloc(0)
+  try {
+    for await (const part of response.body) {
+      bytes = Buffer.concat([bytes, part])
+      const events = parseEvents(bytes)
+      if (events.length >= count) return { response, events: events.slice(0, count), whole: true }
+    }
+  } catch {
+    // Cut.
+  } finally {
+    gone.abort()
+  }
+  return { response, events: parseEvents(bytes), whole: false }
+}
+
+const numbers = ({ events }) => events.map(({ data }) => JSON.parse(data).n)
+
+function assertConsecutive(found) {
+  assert.deepEqual(found, found.map((_, at) => found[0] + at))
+}
+
+test("a hundred clients are one for the upstream, which sees nobody's credentials", patience, async () => {
+  const name = randomUUID()
+  const ask = (n) => read(`${both.server.url}/shared/feed/${name}?interval=10`, 50, { authorization: `Bearer ${n}`, cookie: `id=${n}` })
+  for (const client of await Promise.all(Array.from({ length: 100 }, (_, n) => ask(n)))) {
+    assert.ok(client.whole)
+    assertConsecutive(numbers(client))
+  }
+  const call = await both.upstream.calls(`GET /feed/${name}`)
+  assert.equal(call.calls, 1)
+  assert.equal(call.headers.authorization, undefined)
+  assert.equal(call.headers.cookie, undefined)
+})
+
+for (const how of ["drop_after", "break_after"]) {
+  test(`an upstream that drops (${how}) is called again, and clients notice nothing`, patience, async () => {
+    const name = randomUUID()
+    const url = `${both.server.url}/shared/feed/${name}?interval=20&${how}=15`
+    const clients = await Promise.all(Array.from({ length: 5 }, () => read(url, 60)))
+    for (const client of clients) {
+      assert.ok(client.whole)
+      assertConsecutive(numbers(client))
+    }
+    const call = await both.upstream.calls(`GET /feed/${name}`)
+    assert.ok(call.calls >= 4)
+    assert.match(call.headers["last-event-id"], /^\d+$/)
+  })
+}
+
+test("a client that was cut goes on by Last-Event-ID", patience, async () => {
+  const name = randomUUID()
+  const cutter = await startCutter(both.server.url, (n) => 200 + n * 150)
+  const stay = read(`${both.server.url}/shared/feed/${name}?interval=10`, 200)
+  const found = []
+  let last
+  while (found.length < 150) {
+    const { events } = await read(`${cutter.url}/shared/feed/${name}?interval=10`, 1000, last ? { "last-event-id": last } : {})
+    found.push(...events)
+    last = events.at(-1)?.id ?? last
+  }
+  assertConsecutive(numbers({ events: found }))
+  assert.ok(cutter.cuts > 2)
+  await stay
+  assert.equal((await both.upstream.calls(`GET /feed/${name}`)).calls, 1)
+  cutter.stop()
+})
+
+test("a feed that nobody reads is left, and taken up again where it was", patience, async () => {
+  const name = randomUUID()
+  const url = `${both.server.url}/idle/feed/${name}?interval=20`
+  const first = await read(url, 10)
+  await until(async () => (await both.upstream.calls(`GET /feed/${name}`)).cancelled === 1)
+  const last = first.events.at(-1).id
+  const second = await read(url, 40, { "last-event-id": last })
+  assertConsecutive([...numbers(first), ...numbers(second)])
+  assert.equal((await both.upstream.calls(`GET /feed/${name}`)).calls, 2)
+})

@@ -1,0 +1,169 @@
+import { spawn } from "node:child_process"
+import { once } from "node:events"
+import net from "node:net"
+import path from "node:path"
+import { setTimeout as sleep } from "node:timers/promises"
+import { startServer } from "../tools/server.mjs"
+
+/** No test waits for ever, and none fails because the machine is slow. */
+export const patience = { timeout: 300_000 }
+
+/** Starts the test upstream as a process of its own; resolves to its `url` and `stop()`. */
+export async function startUpstream(...flags) {
+  const script = path.join(import.meta.dirname, "../upstream/server.mjs")
+  const child = spawn(process.execPath, [script, ...flags], { stdio: ["ignore", "pipe", "inherit"] })
+  const [line] = await once(child.stdout, "data")
+  const url = `http://127.0.0.1:${Number(line)}`
+  return {
+    url,
+    /** What /__calls says of the requests with this key. */
+    async calls(key) {
+      const all = await (await fetch(`${url}/__calls`)).json()
+      return all[key]
+    },
+    stop: () => child.kill("SIGKILL"),
+  }
+}
+
+/** A route that records what the upstream answers below `path`. */
+export function recordRoute(upstream, path, settings = "") {
+  return `
+[[site.route]]
+path = "${path}/*"
+[site.route.record]
+upstreams = ["${upstream.url}"]
+strip_prefix = "${path}"
+recordings_per_caller_max = 10000
+${settings}
+`
+}
+
+/**
+ * Starts an upstream, and Headwater before it: what it streams is recorded below
+ * /plain as it is, and below /ids with ids for its events; `more(upstream)` adds
+ * routes.
+ */
+export async function startBoth(more = () => "") {
+  const upstream = await startUpstream()
+  const config = recordRoute(upstream, "/plain") + recordRoute(upstream, "/ids", "event_ids = true") + more(upstream)
+  try {
+    const server = await startServer({ config })
+    return {
+      upstream,
+      server,
+      async stop() {
+        const ended = server.ended()
+        const how = await server.stop()
+        upstream.stop()
+        if (ended || how !== "exit code 0") throw new Error(`the server did not end cleanly: ${ended ?? how}`)
+      },
+    }
+  } catch (error) {
+    upstream.stop()
+    throw error
+  }
+}
+
+/**
+ * A TCP proxy before `target` that cuts connections: `bytesBefore(n)` says after how
+ * many bytes of its body the n-th event stream (from 0) is cut; `Infinity` spares it.
+ */
+export async function startCutter(target, bytesBefore) {
+  const { hostname, port } = new URL(target)
+  const sockets = new Set()
+  let streams = 0
+  const cutter = { cuts: 0, streams: () => streams }
+  const server = net.createServer((client) => {
+    const origin = net.connect(Number(port), hostname)
+    for (const [socket, other] of [[client, origin], [origin, client]]) {
+      sockets.add(socket)
+      socket.setNoDelay(true)
+      socket.on("error", () => {})
+      socket.on("close", () => {
+        sockets.delete(socket)
+        other.destroy()
+      })
+    }
+    client.pipe(origin)
+    let left
+    origin.on("data", (bytes) => {
+      let at = 0
+      if (left === undefined) {
+        const found = bytes.indexOf("text/event-stream")
+        if (found >= 0) {
+          at = bytes.indexOf("\r\n\r\n", found) + 4
+          left = bytesBefore(streams++)
+        }
+      }
+      if (left === undefined) return client.write(bytes)
+      const allowed = at + left
+      if (bytes.length < allowed) {
+        left -= bytes.length - at
+        return client.write(bytes)
+      }
+      cutter.cuts++
+      origin.destroy()
+      client.end(bytes.subarray(0, allowed), () => client.destroy())
+    })
+    origin.on("end", () => client.end())
+  })
+  server.listen(0, "127.0.0.1")
+  await once(server, "listening")
+  cutter.url = `http://127.0.0.1:${server.address().port}`
+  cutter.stop = () => {
+    server.close()
+    for (const socket of sockets) socket.destroy()
+  }
+  return cutter
+}
+
+/** Reads a body as far as it goes: its bytes, and whether it ended as it should. */
+export async function readAll(response) {
+  const parts = []
+  try {
+    for await (const part of response.body) parts.push(part)
+    return { bytes: Buffer.concat(parts), whole: true }
+  } catch {
+    return { bytes: Buffer.concat(parts), whole: false }
+  }
+}
+
+/** Server-sent events as a browser would take them: `{ id, data }`, whole ones only. */
+export function parseEvents(bytes) {
+  const lines = bytes.toString().replace(/^\ufeff/, "").split(/\r\n|\r|\n/)
+  lines.pop()
+  const events = []
+  let id = ""
+  let data = []
+  for (const line of lines) {
+    const [, field, value] = /^([^:]*)(?:: ?(.*))?$/s.exec(line)
+    if (line === "") {
+      if (data.length) events.push({ id, data: data.join("\n") })
+      data = []
+    } else if (field === "id") id = value ?? ""
+    else if (field === "data") data.push(value ?? "")
+  }
+  return events
+}
+
+/** Events without the ids that a route with `event_ids` added. */
+export const withoutIds = (bytes) => bytes.toString().replace(/^id: .*(\r\n|\r|\n)/gm, "")
+
+/** Waits until `check` gives something, however long that takes. */
+export async function until(check) {
+  for (;;) {
+    const found = await check()
+    if (found) return found
+    await sleep(20)
+  }
+}
+
+/** How a stream ended, from the head of an answer about its end. */
+export async function endOf(streamUrl) {
+  return until(async () => {
+    const response = await fetch(streamUrl, { method: "HEAD" })
+    if (!response.ok) throw new Error(`${response.status} at ${streamUrl}`)
+    if (response.headers.get("stream-closed") !== "true") return undefined
+    return { end: response.headers.get("stream-end"), reason: response.headers.get("stream-end-reason") }
+  })
+}

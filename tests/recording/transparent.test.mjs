@@ -1,0 +1,233 @@
+// What a client gets through a record route is what the upstream sends, and what
+// is recorded is that too.
+
+import assert from "node:assert/strict"
+import { execFile } from "node:child_process"
+import fs from "node:fs"
+import { after, before, test } from "node:test"
+import { setTimeout as sleep } from "node:timers/promises"
+import { eventsText } from "../upstream/events.mjs"
+import { endOf, parseEvents, patience, readAll, recordRoute, startBoth, startUpstream, until, withoutIds } from "./support.mjs"
+
+let both
+let h2c
+before(async () => {
+  h2c = await startUpstream("--h2c")
+  both = await startBoth((upstream) =>
+    recordRoute(h2c, "/h2", `http = "2"`)
+    + recordRoute(upstream, "/lines", `content_types = ["application/x-ndjson"]`)
+    + recordRoute(upstream, "/hurried", `headers_timeout = "500ms"\ninactivity_timeout = "500ms"`)
+    + recordRoute(upstream, "/small", `recording_bytes_max = "1KiB"`)
+    + recordRoute(upstream, "/beating", `heartbeat = "50ms"`)
+    + recordRoute(upstream, "/cancel", `on_disconnect = "cancel"`)
+    + recordRoute(upstream, "/grace", `on_disconnect = "grace"\ngrace = "300ms"`))
+})
+after(async () => {
+  await both.stop()
+  h2c.stop()
+})
+
+const curl = (...args) => new Promise((resolve) => {
+  execFile("curl", ["--silent", "--no-buffer", ...args], { encoding: "buffer", maxBuffer: 1 << 30 },
+    (error, stdout) => resolve({ code: error?.code ?? 0, stdout }))
+})
+
+const shapes = [
+  "count=1", "count=50&delay=2", "count=20&end=crlf&split=7", "count=20&end=cr&split=1", "count=3&size=3000000",
+  "count=20&split=1&ids=1", "count=20&ends=close", "count=0", "count=400&size=100",
+]
+for (const [route, from] of [["/plain", shapes], ["/h2", shapes.slice(0, 5)]]) {
+  for (const shape of from) {
+    test(`${route}: ${shape} comes and is recorded as it is`, patience, async () => {
+      const response = await fetch(`${both.server.url}${route}/events?${shape}`)
+      assert.equal(response.status, 200)
+      assert.equal(response.headers.get("content-type"), "text/event-stream")
+      assert.equal(response.headers.get("x-upstream"), "test")
+      const url = response.headers.get("stream-url")
+      assert.match(response.headers.get("link"), /rel="alternate"/)
+      assert.ok(response.headers.get("link").includes(url))
+      const { bytes, whole } = await readAll(response)
+      assert.ok(whole)
+      assert.equal(bytes.toString(), eventsText(shape))
+      assert.equal(await recorded(url), eventsText(shape))
+      assert.deepEqual(await endOf(url), { end: "completed", reason: null })
+    })
+  }
+}
+
+/** All that a recording holds. */
+async function recorded(url) {
+  let text = ""
+  let offset = "-1"
+  for (;;) {
+    const response = await fetch(`${url}&offset=${offset}`)
+    assert.equal(response.status, 200)
+    text += await response.text()
+    offset = response.headers.get("stream-next-offset")
+    if (response.headers.has("stream-closed")) return text
+    if (response.headers.has("stream-up-to-date")) await new Promise((resolve) => setTimeout(resolve, 20))
+  }
+}
+
+test("curl -N gets each event when it comes", patience, async () => {
+  const url = `${both.server.url}/plain/events?count=5&delay=400`
+  const seen = []
+  const began = performance.now()
+  const response = await fetch(url)
+  for await (const part of response.body) seen.push([performance.now() - began, Buffer.from(part).toString()])
+  // Had they been held back, they would have come together.
+  assert.ok(seen.length >= 4, JSON.stringify(seen))
+  const { code, stdout } = await curl(url)
+  assert.equal(code, 0)
+  assert.equal(stdout.toString(), eventsText("count=5"))
+})
+
+test("ids are added to events that have none, in the event's own kind of line", patience, async () => {
+  for (const shape of ["count=20", "count=20&end=crlf&split=3", "count=20&end=cr&split=5"]) {
+    const response = await fetch(`${both.server.url}/ids/events?${shape}`)
+    const { bytes } = await readAll(response)
+    assert.equal(withoutIds(bytes), eventsText(shape))
+    const ids = parseEvents(bytes).map(({ id }) => id)
+    assert.equal(new Set(ids).size, 20)
+  }
+  const own = await readAll(await fetch(`${both.server.url}/ids/events?count=3&ids=1`))
+  assert.equal(own.bytes.toString(), eventsText("count=3&ids=1"))
+})
+
+test("lines are recorded where the route says so", patience, async () => {
+  const shape = "count=20&type=application/x-ndjson&split=9"
+  const response = await fetch(`${both.server.url}/lines/events?${shape}`)
+  const url = response.headers.get("stream-url")
+  assert.equal(await response.text(), eventsText(shape))
+  assert.equal(await recorded(url), eventsText(shape))
+})
+
+test("anything else passes through, unrecorded", patience, async () => {
+  for (const [path, status] of [["/status/400", 400], ["/status/429", 429], ["/status/500", 500], ["/echo", 200],
+    ["/redirect?to=/echo", 302], ["/events?type=text/plain", 200], ["/events?status=404", 404]]) {
+    const direct = await fetch(`${both.upstream.url}${path}`, { redirect: "manual" })
+    const response = await fetch(`${both.server.url}/plain${path}`, { redirect: "manual" })
+    assert.equal(response.status, status, path)
+    assert.equal(response.headers.get("stream-url"), null, path)
+    assert.equal(response.headers.get("location"), direct.headers.get("location"), path)
+    assert.equal(response.headers.get("retry-after"), direct.headers.get("retry-after"), path)
+    const [expected, got] = [await direct.text(), await response.text()]
+    if (path !== "/echo") assert.equal(got, expected, path)
+  }
+})
+
+test("a compressed answer comes through whole", patience, async () => {
+  const { code, stdout } = await curl("--compressed", `${both.server.url}/plain/events?count=20&gzip=1`)
+  assert.equal(code, 0)
+  assert.equal(stdout.toString(), eventsText("count=20"))
+})
+
+for (const route of ["/plain", "/h2"]) {
+  test(`${route}: an upstream that breaks off is seen to have broken off, by all`, patience, async () => {
+    const response = await fetch(`${both.server.url}${route}/events?count=10&break_at=5&break_bytes=9`)
+    const url = response.headers.get("stream-url")
+    const { bytes, whole } = await readAll(response)
+    assert.equal(whole, false)
+    assert.ok(eventsText("count=10").startsWith(bytes.toString()))
+    assert.ok(bytes.toString().startsWith(eventsText("count=4")))
+    const { end, reason } = await endOf(url)
+    assert.equal(end, "failed")
+    assert.ok(reason)
+    assert.ok((await recorded(url)).startsWith(eventsText("count=4")))
+    const sse = await (await fetch(`${url}&offset=-1&live=sse`)).text()
+    assert.match(sse, /"streamClosed":true,"streamEnd":"failed"/)
+  })
+}
+
+test("silence before the head is answered with 504, silence after it ends the recording", patience, async () => {
+  const late = await fetch(`${both.server.url}/hurried/events?head_after=60000&key=late`)
+  assert.equal(late.status, 504)
+  const silent = await fetch(`${both.server.url}/hurried/events?count=10&pause_at=3`)
+  const url = silent.headers.get("stream-url")
+  const { bytes, whole } = await readAll(silent)
+  assert.equal(whole, false)
+  assert.equal(bytes.toString(), eventsText("count=2"))
+  assert.equal((await endOf(url)).end, "failed")
+  await until(async () => (await both.upstream.calls("late")).running === 0)
+})
+
+test("half an event is passed on, and half a character waited for without work", patience, async () => {
+  const text = eventsText("count=2")
+  const halfCharacter = Buffer.from(text).indexOf("\u{1f30a}") + 2
+  const response = await fetch(`${both.server.url}/plain/events?count=2&pause_at=1&pause_bytes=${halfCharacter}&pause=3000`)
+  const reader = response.body.getReader()
+  const first = Buffer.from((await reader.read()).value)
+  assert.ok(text.startsWith(first.toString()), first.toString())
+  const before = cpuSeconds(both.server.pid())
+  await sleep(1500)
+  const used = cpuSeconds(both.server.pid()) - before
+  assert.ok(used < 0.3, `${used} s`)
+  const parts = [first]
+  for (let next = await reader.read(); !next.done; next = await reader.read()) parts.push(next.value)
+  assert.equal(Buffer.concat(parts).toString(), text)
+})
+
+/** The processor time that a process has used. */
+function cpuSeconds(pid) {
+  const fields = fs.readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1].split(" ")
+  return (Number(fields[11]) + Number(fields[12])) / 100
+}
+
+test("what is larger than allowed ends as failed, with all that came before", patience, async () => {
+  const response = await fetch(`${both.server.url}/small/events?count=endless&delay=1&key=small`)
+  const url = response.headers.get("stream-url")
+  const { bytes, whole } = await readAll(response)
+  assert.equal(whole, false)
+  assert.ok(bytes.length > 500 && bytes.length <= 1024, `${bytes.length} bytes`)
+  assert.equal((await endOf(url)).end, "failed")
+  await until(async () => (await both.upstream.calls("small")).running === 0)
+})
+
+test("a silent upstream's client gets comments between events, and they are not recorded", patience, async () => {
+  const response = await fetch(`${both.server.url}/beating/events?count=3&delay=400`)
+  const url = response.headers.get("stream-url")
+  const { bytes, whole } = await readAll(response)
+  assert.ok(whole)
+  const text = bytes.toString()
+  assert.match(text, /^:/m)
+  assert.equal(text.replace(/^:.*\n\n/gm, ""), eventsText("count=3"))
+  assert.equal(await recorded(url), eventsText("count=3"))
+})
+
+test("a client that leaves does not end the upstream call, unless the route says so", patience, async () => {
+  const leave = async (route, key) => {
+    const gone = new AbortController()
+    const response = await fetch(`${both.server.url}${route}/events?count=60&delay=50&key=${key}`, { signal: gone.signal })
+    const url = response.headers.get("stream-url")
+    await response.body.getReader().read()
+    gone.abort()
+    return { url, ended: await endOf(url) }
+  }
+  const [stays, cancel, grace] = await Promise.all([leave("/plain", "stays"), leave("/cancel", "cancel"), leave("/grace", "grace")])
+  assert.equal(stays.ended.end, "completed")
+  assert.equal(await recorded(stays.url), eventsText("count=60"))
+  assert.equal((await both.upstream.calls("stays")).completed, 1)
+  for (const [key, { ended }] of [["cancel", cancel], ["grace", grace]]) {
+    assert.equal(ended.end, "aborted")
+    await until(async () => (await both.upstream.calls(key)).cancelled === 1)
+  }
+})
+
+test("a recording can be stopped from elsewhere", patience, async () => {
+  const response = await fetch(`${both.server.url}/plain/events?count=endless&delay=20&key=stop`)
+  const url = response.headers.get("stream-url")
+  const reading = readAll(response)
+  await until(async () => (await fetch(`${url}&offset=-1`).then((r) => r.text())).includes("token 3"))
+  for (let n = 0; n < 2; n++) {
+    const stopped = await fetch(`${url}&action=abort`, { method: "PATCH" })
+    assert.equal(stopped.status, 204)
+  }
+  const { bytes, whole } = await reading
+  assert.equal(whole, false)
+  assert.equal((await endOf(url)).end, "aborted")
+  assert.ok((await recorded(url)).startsWith(eventsText("count=3")))
+  assert.ok(bytes.toString().startsWith(eventsText("count=3")))
+  await until(async () => (await both.upstream.calls("stop")).cancelled === 1)
+  const tampered = await fetch(url.replace(/signature=./, "signature=_") + "&action=abort", { method: "PATCH" })
+  assert.equal(tampered.status, 401)
+})

@@ -1,0 +1,58 @@
+// GET /feed/NAME: an endless feed that says the same to everybody. Event N, of
+// id N, comes N intervals after the feed was first asked for. A client gets what
+// comes after its `Last-Event-ID`, or else what comes from now on. By parameters:
+//
+//   interval=MS    between events (20); what the first client says counts
+//   drop_after=N   end the connection after so many events
+//   break_after=N  break it off instead
+//   since=start    from the first event on, where no Last-Event-ID says otherwise
+
+import { breakOff, Writer } from "./io.mjs"
+
+export class Feeds {
+  #feeds = new Map()
+
+  reset() {
+    this.#feeds.clear()
+  }
+
+  #feed(name, interval) {
+    let feed = this.#feeds.get(name)
+    if (!feed) {
+      feed = { began: performance.now(), interval }
+      this.#feeds.set(name, feed)
+    }
+    return feed
+  }
+
+  async answer({ request, response, url, call }, name) {
+    const number = (parameter, otherwise) => Number(url.searchParams.get(parameter) ?? otherwise)
+    const feed = this.#feed(name, number("interval", 20))
+    const age = () => performance.now() - feed.began
+    const last = request.headers["last-event-id"]
+    const fromStart = url.searchParams.get("since") === "start"
+    let n = last !== undefined ? Number(last) : fromStart ? 0 : Math.floor(age() / feed.interval)
+    const dropAfter = n + number("drop_after", Infinity)
+    const breakAfter = n + number("break_after", Infinity)
+
+    const writer = new Writer(response)
+    response.writeHead(200, { "content-type": "text/event-stream", "cache-control": "no-cache" })
+    response.flushHeaders?.()
+    for (;;) {
+      n++
+      if (!(await writer.pause(n * feed.interval - age()))) return
+      if (!(await writer.write(feedEvent(name, n)))) return
+      if (n >= dropAfter) return response.end()
+      if (n >= breakAfter) {
+        await writer.pause(50)
+        call.broken = true
+        return breakOff(response)
+      }
+    }
+  }
+}
+
+/** Event N of a feed. */
+export function feedEvent(name, n) {
+  return `id: ${n}\nevent: item\ndata: ${JSON.stringify({ feed: name, n })}\n\n`
+}
