@@ -73,7 +73,9 @@ impl Log {
                     tokio::time::sleep(RETRY_DELAY).await;
                 }
                 Err(WorkError::Read(error)) => {
-                    tracing::error!(%error, work = ?piece, "work on a stream is left to the next start");
+                    // Its number, and not its name, which may be as good as a key.
+                    let stream = piece.first().map(Pending::id);
+                    tracing::error!(%error, stream, "work on a stream is left to the next start");
                     self.metrics.work_errors.inc();
                     return;
                 }
