@@ -13,6 +13,8 @@ use headwater::config::{
 mod environment;
 #[path = "config/problems.rs"]
 mod problems;
+#[path = "config/recordings.rs"]
+mod recordings;
 #[path = "config/reference.rs"]
 mod reference;
 

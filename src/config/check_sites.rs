@@ -94,24 +94,20 @@ impl Check<'_, '_> {
                 }
                 RouteKind::Record(settings) => {
                     let shared = settings.reverse_proxy();
-                    self.upstreams(&steps!["site", n, "route", r, "record"], &shared);
+                    let at = steps!["site", n, "route", r, "record"];
+                    self.upstreams(&at, &shared);
+                    self.record(&at, &route.path, settings);
                 }
-                RouteKind::Proxy(_) => {}
+                RouteKind::Proxy(settings) => {
+                    self.proxy(&steps!["site", n, "route", r, "proxy"], settings);
+                }
             }
         }
     }
 
     fn streams(&mut self, at: &[Step], streams: &Streams) {
         let below = |key: &str| [at, &steps![key]].concat();
-        let namespace = &streams.namespace;
-        let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        if namespace.is_empty() || namespace.len() > 64 || !namespace.chars().all(fits) {
-            self.report(
-                &below("namespace"),
-                format!("`{namespace}` is not a namespace"),
-                "write 1 to 64 letters, digits, `-` and `_`",
-            );
-        }
+        self.namespace(&below("namespace"), &streams.namespace);
         if streams.sse_recycle < SSE_RECYCLE_MIN {
             self.report(
                 &below("sse_recycle"),
@@ -133,18 +129,33 @@ impl Check<'_, '_> {
         if let Some(retention) = &streams.retention {
             self.retention(&below("retention"), retention);
         }
-        if let Some(url) = &streams.base_url
+        self.base_url(&below("base_url"), streams.base_url.as_deref());
+    }
+
+    pub(super) fn namespace(&mut self, at: &[Step], namespace: &str) {
+        let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if namespace.is_empty() || namespace.len() > 64 || !namespace.chars().all(fits) {
+            self.report(
+                at,
+                format!("`{namespace}` is not a namespace"),
+                "write 1 to 64 letters, digits, `-` and `_`",
+            );
+        }
+    }
+
+    pub(super) fn base_url(&mut self, at: &[Step], url: Option<&str>) {
+        if let Some(url) = url
             && !is_base_url(url)
         {
             self.report(
-                &below("base_url"),
+                at,
                 format!("`{url}` is not the base of a URL"),
                 "write the scheme and host, without a slash at the end, such as https://streams.example.com",
             );
         }
     }
 
-    fn retention(&mut self, at: &[Step], retention: &Retention) {
+    pub(super) fn retention(&mut self, at: &[Step], retention: &Retention) {
         let below = |key: &str| [at, &steps![key]].concat();
         if retention.bytes.is_none() && retention.age.is_none() && self.complete {
             self.report(

@@ -180,7 +180,7 @@ fn authorities(file: &Path) -> Result<(), pem::Error> {
     }
 }
 
-fn is_path(text: &str) -> bool {
+pub(super) fn is_path(text: &str) -> bool {
     let odd = |c: char| c == '?' || c == '#' || c == ' ' || c.is_control() || !c.is_ascii();
     let dots = |part: &str| part == "." || part == "..";
     text.starts_with('/') && !text.contains(odd) && !text.split('/').any(dots)

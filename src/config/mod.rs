@@ -4,6 +4,7 @@
 //! the reference of `docs/configuration.md`, so they speak to the person who writes the file.
 
 mod check;
+mod check_recordings;
 mod check_sites;
 mod check_upstreams;
 mod de;

@@ -57,12 +57,7 @@ fn a_key_in_the_wrong_table_is_sent_to_its_own() {
     let durability = at("durability = \"os\"\n");
     assert_problem(&durability, "1:1", "unknown key", "belongs to `log`");
     let namespace = SITE.replace("streams = {}", "streams = {}\nnamespace = \"x\"");
-    assert_problem(
-        &namespace,
-        "7:1",
-        "unknown key",
-        "belongs to `site.route.streams`",
-    );
+    assert_problem(&namespace, "7:1", "unknown key", "`site.route.streams`");
 }
 
 #[test]

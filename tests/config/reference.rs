@@ -60,7 +60,11 @@ fn every_setting_has_a_description() {
 #[test]
 fn the_files_in_the_repository_are_valid() {
     let none = Environment::default();
-    for file in ["conf/dev.toml", "conf/headwater.example.toml"] {
+    for file in [
+        "conf/dev.toml",
+        "conf/examples/llm-proxy.toml",
+        "conf/headwater.example.toml",
+    ] {
         let text = fs::read_to_string(repository(file)).unwrap();
         Config::parse(&text, Path::new(file), &none).unwrap_or_else(|error| panic!("{error}"));
     }

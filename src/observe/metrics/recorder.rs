@@ -77,7 +77,7 @@ impl Recordings {
 
     pub(super) fn new(registrar: &mut Registrar) -> Self {
         let ended = registrar.counters(
-            "headwater_recordings_ended_total",
+            "headwater_ended_recordings_total",
             "Recordings that ended, by outcome.",
             &["outcome"],
         );

@@ -71,6 +71,14 @@ fn names_tell_the_unit_and_counters_end_in_total() {
         "compactions",
         "errors",
         "refusals",
+        "addresses",
+        "retries",
+        "failures",
+        "calls",
+        "reconnects",
+        "disconnects",
+        "attachments",
+        "recordings",
         "state",
     ];
     let (_, registrar) = Metrics::build(Registrar::default());
