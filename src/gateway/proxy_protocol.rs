@@ -18,6 +18,8 @@ use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
 use ring::hmac;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
 
 const METHODS: &str = "GET, POST, HEAD, PATCH, DELETE, OPTIONS";
 
@@ -46,6 +48,8 @@ pub struct Proxy {
     allow: Allowlist,
     secrets: Secrets,
     error_bytes_max: usize,
+    /// The longest silence within the body of an error.
+    error_timeout: Duration,
 }
 
 impl Gateway {
@@ -179,6 +183,7 @@ impl Proxy {
             allow: Allowlist::new(config.allow.clone()),
             secrets: Secrets::new(config),
             error_bytes_max: config.error_bytes_max as usize,
+            error_timeout: config.headers_timeout,
         }
     }
 
@@ -241,7 +246,7 @@ impl Proxy {
         }
         let mut body = BytesMut::new();
         while body.len() < self.error_bytes_max
-            && let Ok(Some(bytes)) = response.next().await
+            && let Ok(Ok(Some(bytes))) = timeout(self.error_timeout, response.next()).await
         {
             body.extend_from_slice(&bytes);
         }

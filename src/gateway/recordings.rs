@@ -3,8 +3,10 @@
 use super::routes::{Recordings, Route};
 use super::session::{Answer, Asked, Gateway, mode};
 use crate::observe::metrics::Way;
+use crate::protocol::names;
 use crate::protocol::reply::Head;
 use crate::protocol::request::{self, Command};
+use crate::recorder;
 use crate::serve::{Body, Reply, ServeError, Target};
 use crate::types::StreamPath;
 use http::{Method, StatusCode};
@@ -54,13 +56,22 @@ impl Gateway {
             }
         }
         asked.recording = Some(path.clone());
+        let upstream_type = match &command {
+            Command::Options => None,
+            _ => Some(recorder::content_type(&self.server.view(&path).await?.meta)),
+        };
         let target = Target {
             route: streams,
             path,
             location: None,
             resolve: &|_| None,
         };
-        self.carry_out(session, &target, command, asked).await
+        let mut answer = self.carry_out(session, &target, command, asked).await?;
+        if let (Answer::Reply(reply), Some(upstream_type)) = (&mut answer, upstream_type) {
+            let name = names::UPSTREAM_CONTENT_TYPE;
+            reply.head.set_text(name, &upstream_type);
+        }
+        Ok(answer)
     }
 
     /// PATCH with `action=abort`: what came so far stays.

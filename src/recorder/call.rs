@@ -191,7 +191,7 @@ impl Call {
             called = self.route.upstream.send(request) => called,
             () = recording.aborted() => Err(RecordError::Aborted),
             () = self.route.left(&recording.readers, recording.shared) => Err(RecordError::Aborted),
-            () = self.recorder.interrupt.cancelled() => Err(RecordError::Stopping),
+            () = self.recorder.interrupted(recording) => Err(RecordError::Stopping),
         }
     }
 

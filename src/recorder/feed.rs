@@ -84,7 +84,7 @@ impl Recorder {
                 Err(error) => tracing::warn!(path, %error, "a feed cannot be recorded"),
             }
             if self
-                .interrupt
+                .interrupt_feeds
                 .run_until_cancelled(pause(&mut backoff))
                 .await
                 .is_none()
@@ -104,10 +104,11 @@ impl Recorder {
         let path = started.stream.path().clone();
         let view = started.stream.view(self.clock.now_ms());
         let view = view.map_err(|_| RecordError::Aborted)?;
-        let mut playback = Playback::new(&self.log, started, route.heartbeat, Some(reader));
+        let playback = Playback::new(&self.log, started, route.heartbeat, Some(reader));
+        let mut playback = playback.until(&self.interrupt_feeds);
         playback.go_to(view.tail);
         if let Some(last_event) = &last_event {
-            playback.skip_behind(last_event).await?;
+            playback.skip_behind(last_event, view.earliest).await?;
         }
         Ok(recorded(started, path, playback))
     }
@@ -203,7 +204,7 @@ impl Call {
         loop {
             let before = pump.tail();
             let end = pump.run_on(response).await?;
-            if end.outcome == Outcome::Aborted || recorder.interrupt.is_cancelled() {
+            if end.outcome == Outcome::Aborted || recorder.interrupt_feeds.is_cancelled() {
                 return Ok(());
             }
             if pump.tail() > before {
@@ -238,7 +239,7 @@ impl Call {
             tokio::select! {
                 () = pause(backoff) => {}
                 () = self.route.left(readers, true) => return Next::Over,
-                () = self.recorder.interrupt.cancelled() => return Next::Over,
+                () = self.recorder.interrupt_feeds.cancelled() => return Next::Over,
             }
             metrics.reconnects.inc();
             match self.called(after(request, last_id)).await {
@@ -267,7 +268,7 @@ impl Recorder {
             return Ok(None);
         };
         let mut playback = Playback::new(&self.log, started, Duration::ZERO, None);
-        playback.go_to(view.last_seal);
+        playback.go_to(view.last_seal.max(view.earliest));
         let mut search = LastIdSearch::new(&format!("{}.", recording.id));
         playback.read_durable(|bytes| search.take(bytes)).await?;
         Ok(search.found())

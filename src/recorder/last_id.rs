@@ -2,11 +2,16 @@
 
 use super::events::{Piece, Scanner};
 
+/// The longest id that an upstream is told: longer ones would not fit its headers.
+const ID_BYTES_MAX: usize = 4096;
+
 /// The ids of events as they come.
 #[derive(Debug, Default)]
 pub(super) struct LastId {
     /// The value of the line that has begun.
     line: Vec<u8>,
+    /// Whether that is longer than an id can be.
+    too_long: bool,
     /// That of the event that has begun.
     event: Option<Vec<u8>>,
     /// That of the last event whose end has come.
@@ -17,9 +22,16 @@ impl LastId {
     /// Takes the next piece of a line.
     pub(super) fn take(&mut self, piece: &Piece<'_>) {
         if let Some(part) = piece.id {
-            self.line.extend_from_slice(part);
+            if self.line.len() + part.len() <= ID_BYTES_MAX {
+                self.line.extend_from_slice(part);
+            } else {
+                self.too_long = true;
+            }
             if piece.is_end {
-                self.event = Some(std::mem::take(&mut self.line));
+                let id = std::mem::take(&mut self.line);
+                if !std::mem::take(&mut self.too_long) {
+                    self.event = Some(id);
+                }
             }
         }
         if piece.block_end.is_some() && self.event.is_some() {
@@ -35,6 +47,7 @@ impl LastId {
     /// Forgets the event that has only begun.
     pub(super) fn drop_part(&mut self) {
         self.line.clear();
+        self.too_long = false;
         self.event = None;
     }
 }

@@ -62,6 +62,8 @@ pub struct Recorder {
     recordings_max: usize,
     /// Cancelled when recordings must end because the server does.
     interrupt: CancellationToken,
+    /// Those that have no end are not waited for.
+    interrupt_feeds: CancellationToken,
 }
 
 /// Why a request was neither recorded nor passed on.
@@ -109,6 +111,7 @@ impl Recorder {
             permits: Arc::new(Semaphore::new(recordings_max)),
             recordings_max,
             interrupt: CancellationToken::new(),
+            interrupt_feeds: CancellationToken::new(),
         }
     }
 
@@ -138,8 +141,18 @@ impl Recorder {
         self.running.lock().get(path).cloned()
     }
 
+    /// Returns when a recording must end because the server does.
+    async fn interrupted(&self, recording: &Recording) {
+        if recording.shared {
+            self.interrupt_feeds.cancelled().await;
+        } else {
+            self.interrupt.cancelled().await;
+        }
+    }
+
     /// Lets recordings finish until `patience` is over, then ends what still runs as interrupted.
     pub async fn stop(&self, patience: std::time::Duration) {
+        self.interrupt_feeds.cancel();
         let all = self.recordings_max as u32;
         let finished = self.permits.acquire_many(all);
         if tokio::time::timeout(patience, finished).await.is_err() {

@@ -1,5 +1,6 @@
 //! What is kept of a recorded answer beside its bytes.
 
+use super::framing::Framing;
 use super::names::Scope;
 use crate::types::{Kind, StreamMeta};
 use bytes::Bytes;
@@ -98,12 +99,16 @@ pub fn content_type(meta: &StreamMeta) -> String {
     content_type.unwrap_or(&meta.content_type).to_owned()
 }
 
-/// The content type of the stream of an answer. Pieces of a JSON text are no messages of a JSON
+/// The content type of the stream of an answer. Clients of streams take what is said to be
+/// `text/event-stream` for the protocol's own, and pieces of a JSON text are no messages of a JSON
 /// stream.
 pub(super) fn stream_type(content_type: Option<&str>) -> &str {
-    match content_type {
-        Some(content_type) if Kind::of(content_type) != Kind::Json => content_type,
-        _ => UNTYPED,
+    let Some(content_type) = content_type else {
+        return UNTYPED;
+    };
+    match (Framing::of(content_type), Kind::of(content_type)) {
+        (Framing::Events | Framing::Lines, _) | (_, Kind::Json) => "text/plain; charset=utf-8",
+        (Framing::Chunks, _) => content_type,
     }
 }
 

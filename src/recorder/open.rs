@@ -246,7 +246,7 @@ impl Recorder {
             return Ok(recorded(started, path, playback));
         };
         self.metrics.recordings.attached(Way::LastEvent).inc();
-        playback.skip_behind(last_event).await?;
+        playback.skip_behind(last_event, 0).await?;
         Ok(match playback.is_over().await? {
             Some(end) => Opened::Complete { path, end },
             None => recorded(started, path, playback),

@@ -13,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 /// A comment, which every client ignores.
 const HEARTBEAT: &[u8] = b": heartbeat\n\n";
@@ -31,6 +32,8 @@ pub struct Playback {
     boundary: Boundary,
     /// How often a silent answer gets a comment; zero: never.
     heartbeat: Duration,
+    /// Cancelled when readers must go, of a stream that does not end by itself.
+    leave: CancellationToken,
     _reader: Option<Reader>,
 }
 
@@ -66,8 +69,15 @@ impl Playback {
                 // Only events know comments.
                 Framing::Lines | Framing::Chunks => Duration::ZERO,
             },
+            leave: CancellationToken::new(),
             _reader: reader,
         }
+    }
+
+    /// Ends the answer when a token is cancelled.
+    pub(super) fn until(mut self, leave: &CancellationToken) -> Self {
+        self.leave = leave.clone();
+        self
     }
 
     /// Goes to a place where an event begins.
@@ -75,12 +85,20 @@ impl Playback {
         self.at = position;
     }
 
-    /// Goes behind an event, which is looked for in what is durable. Stays where it is if that event
-    /// is not there.
-    pub(super) async fn skip_behind(&mut self, event: &LastEvent) -> Result<(), ReadError> {
+    /// Goes behind an event, which is looked for in what is durable and was not trimmed. If that
+    /// event is not there, stays where it is, or goes to the earliest event if it was trimmed.
+    pub(super) async fn skip_behind(
+        &mut self,
+        event: &LastEvent,
+        earliest: Position,
+    ) -> Result<(), ReadError> {
         let (id, from) = match event {
+            LastEvent::Ours(id) if id.position < earliest => {
+                self.at = earliest;
+                return Ok(());
+            }
             LastEvent::Ours(id) => (id.to_string(), id.position),
-            LastEvent::Theirs(id) => (id.clone(), 0),
+            LastEvent::Theirs(id) => (id.clone(), earliest),
         };
         let mut seek = Seek::behind(id.as_bytes());
         let begin = std::mem::replace(&mut self.at, from);
@@ -90,6 +108,10 @@ impl Playback {
                 self.held = bytes.split_off(seen);
                 self.seek = Some(seek);
                 return Ok(());
+            }
+            // An id of ours names the append that it is in.
+            if matches!(event, LastEvent::Ours(_)) {
+                break;
             }
         }
         self.at = begin;
@@ -135,16 +157,34 @@ impl Playback {
                 Ok(Found::Tail) => {}
                 Err(error) => return Next::Broken(Arc::new(unreadable(&error))),
             }
-            let moved = self.stream.tail().wait(self.id, self.at);
-            if self.heartbeat.is_zero() {
-                moved.await;
-            } else if timeout(self.heartbeat, moved).await.is_err() {
-                self.log.touch(&self.stream);
-                if self.boundary.is_here() {
+            match self.wait().await {
+                Waited::Silent if self.boundary.is_here() => {
                     return Next::Bytes(Bytes::from_static(HEARTBEAT));
                 }
+                Waited::Moved | Waited::Silent => {}
+                Waited::Leave => return Next::End,
             }
         }
+    }
+
+    /// Waits for more, or until a comment is due.
+    async fn wait(&self) -> Waited {
+        let moved = self.stream.tail().wait(self.id, self.at);
+        let moved = async {
+            if self.heartbeat.is_zero() {
+                moved.await;
+                return Waited::Moved;
+            }
+            match timeout(self.heartbeat, moved).await {
+                Ok(_) => Waited::Moved,
+                Err(_) => Waited::Silent,
+            }
+        };
+        let waited = self.leave.run_until_cancelled(moved).await;
+        if let Some(Waited::Silent) = waited {
+            self.log.touch(&self.stream);
+        }
+        waited.unwrap_or(Waited::Leave)
     }
 
     /// Where in the stream the reader is.
@@ -191,6 +231,14 @@ impl Playback {
         self.at = runs.last().map_or(answer.to, Run::end);
         Ok(Found::Bytes(payload(runs)))
     }
+}
+
+/// How a wait ended.
+enum Waited {
+    Moved,
+    /// Nothing came for the time of a heartbeat.
+    Silent,
+    Leave,
 }
 
 /// What lies at a place of a stream.

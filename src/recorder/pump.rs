@@ -149,7 +149,7 @@ impl<'a> Pump<'a> {
                     self.observe_added();
                 }
                 () = recording.aborted() => return Ok(aborted("requested")),
-                () = self.recorder.interrupt.cancelled() => return Ok(failed(INTERRUPTED)),
+                () = self.recorder.interrupted(recording) => return Ok(failed(INTERRUPTED)),
                 () = &mut left => return Ok(aborted("no_readers")),
                 () = &mut late => return Ok(failed("total_timeout")),
                 chunk = body.next(), if room => {
@@ -212,6 +212,10 @@ impl<'a> Pump<'a> {
             self.splitter.take_complete()
         };
         let waits = self.splitter.pending_bytes() > 0;
+        if part {
+            // Though nothing came of it: the beginning of a character is waited for again.
+            self.part_due = None;
+        }
         if let Some(batch) = batch {
             let frames = self.frame(&batch);
             self.append = Some(Box::pin(self.write(frames, None)));

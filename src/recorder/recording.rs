@@ -51,7 +51,7 @@ pub(super) struct Started {
 
 impl Started {
     pub(super) fn content_type(&self) -> &str {
-        &self.meta.content_type
+        self.note.content_type().unwrap_or_default()
     }
 }
 

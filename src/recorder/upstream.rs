@@ -5,7 +5,7 @@ use crate::config;
 use crate::upstream::allow::Allowed;
 use crate::upstream::{Client, Direct, Exchange, ExchangeError, Picked, UpstreamError, Upstreams};
 use async_trait::async_trait;
-use http::{HeaderValue, header};
+use http::{HeaderValue, Version, header};
 use pingora::http::ResponseHeader;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +29,16 @@ pub struct Response {
 }
 
 impl Response {
+    fn new(mut head: ResponseHeader, exchange: Exchange, picked: Option<Picked>) -> Self {
+        // By whatever version it came: no HTTP/1.1 client could be sent a head of HTTP/2.
+        head.set_version(Version::HTTP_11);
+        Self {
+            head,
+            exchange,
+            _picked: picked,
+        }
+    }
+
     /// What comes next of the body; `None` at the end of a whole one. Nothing is lost when the
     /// future is dropped.
     pub async fn next(&mut self) -> Result<Option<bytes::Bytes>, ExchangeError> {
@@ -65,11 +75,7 @@ impl Upstream for Balanced {
                 Ok(exchange) => {
                     let mut head = exchange.head.clone();
                     upstreams.prepare_response(&mut head);
-                    return Ok(Response {
-                        head,
-                        exchange,
-                        _picked: Some(picked),
-                    });
+                    return Ok(Response::new(head, exchange, Some(picked)));
                 }
                 // Nothing was sent, so another may be tried.
                 Err(ExchangeError::Connect(_) | ExchangeError::Tls(_))
@@ -123,11 +129,7 @@ impl Upstream for Named {
                 .await
             {
                 Ok(exchange) => {
-                    return Ok(Response {
-                        head: exchange.head.clone(),
-                        exchange,
-                        _picked: None,
-                    });
+                    return Ok(Response::new(exchange.head.clone(), exchange, None));
                 }
                 // Nothing was sent, so another address may be tried.
                 Err(error @ ExchangeError::Connect(_)) => last = error.into(),

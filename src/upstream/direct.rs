@@ -51,6 +51,7 @@ impl Direct {
     pub fn prepare(&self, head: &mut RequestHeader, url: &Url) {
         hop_by_hop::strip_request(head);
         head.remove_header(&header::EXPECT);
+        head.remove_header(&header::TE);
         let host = url.host_str().unwrap_or_default();
         let authority = match url.port() {
             Some(port) => format!("{host}:{port}"),

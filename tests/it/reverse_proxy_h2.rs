@@ -44,7 +44,7 @@ impl Certificates {
 
     /// The setting that trusts the authority.
     fn trusted(&self) -> String {
-        format!("tls = {{ ca = {:?} }}", self.file("ca.pem"))
+        format!("tls = {{ ca = \"{}\" }}", self.file("ca.pem").display())
     }
 }
 
@@ -71,7 +71,10 @@ impl Node {
     }
 
     fn with_tls(certificates: &Certificates) -> Self {
-        let (cert, key) = (certificates.file("cert.pem"), certificates.file("key.pem"));
+        let (cert, key) = (
+            certificates.file("cert.pem").display(),
+            certificates.file("key.pem"),
+        );
         Self::start(&["--tls", &cert, &key])
     }
 
@@ -153,9 +156,9 @@ fn certificates_of_upstreams_are_verified() {
 fn encrypted(certificates: &Certificates, upstream: &str, settings: &str) -> Server {
     let setup = Setup {
         site: format!(
-            "tls = {{ certificates = [{{ cert = {:?}, key = {:?} }}] }}",
+            "tls = {{ certificates = [{{ cert = \"{}\", key = \"{}\" }}] }}",
             certificates.file("cert.pem"),
-            certificates.file("key.pem"),
+            certificates.file("key.pem").display(),
         ),
         ..Setup::quick()
     };
