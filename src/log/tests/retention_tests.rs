@@ -302,7 +302,6 @@ async fn trimmed_data_gives_its_disk_space_back() {
         }
         let figures = world.rocks_figures();
         let stored = figures.sst_bytes + figures.blob_bytes;
-        eprintln!("{stored} of {alive}");
         assert!(stored < 2 * alive + WAITING_BYTES, "{alive} of {figures:?}");
     }
 }
