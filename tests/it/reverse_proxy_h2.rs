@@ -44,7 +44,7 @@ impl Certificates {
 
     /// The setting that trusts the authority.
     fn trusted(&self) -> String {
-        format!("tls = {{ ca = \"{}\" }}", self.file("ca.pem").display())
+        format!("tls = {{ ca = \"{}\" }}", self.file("ca.pem"))
     }
 }
 
@@ -71,10 +71,7 @@ impl Node {
     }
 
     fn with_tls(certificates: &Certificates) -> Self {
-        let (cert, key) = (
-            certificates.file("cert.pem").display(),
-            certificates.file("key.pem"),
-        );
+        let (cert, key) = (certificates.file("cert.pem"), certificates.file("key.pem"));
         Self::start(&["--tls", &cert, &key])
     }
 
@@ -158,7 +155,7 @@ fn encrypted(certificates: &Certificates, upstream: &str, settings: &str) -> Ser
         site: format!(
             "tls = {{ certificates = [{{ cert = \"{}\", key = \"{}\" }}] }}",
             certificates.file("cert.pem"),
-            certificates.file("key.pem").display(),
+            certificates.file("key.pem"),
         ),
         ..Setup::quick()
     };
