@@ -1,6 +1,7 @@
 //! The committer: takes all operations that wait, writes them as one batch, syncs, publishes.
 //!
-//! Two threads overlap: while one waits for the disk to sync, the other writes the next batch. An
+//! Two threads take turns: while one waits for the disk to sync what it wrote, the other writes the
+//! next batch. A batch stays with its thread, so that no thread waits to be woken between. An
 //! operation is acknowledged, and visible to readers, only after the sync that covers it. A failed
 //! write or sync ends all writing until a restart: a sync that is tried again may report success
 //! for data that was lost.
@@ -17,7 +18,6 @@ use parking_lot::{Condvar, Mutex};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use thiserror::Error;
@@ -134,6 +134,10 @@ struct Shared {
     durability: Durability,
     queue: Mutex<Queue>,
     filled: Condvar,
+    /// Held by the thread that writes.
+    writing: Mutex<()>,
+    /// Held by the thread that syncs; taken while writing, so that syncs are in the order of writes.
+    syncing: Mutex<()>,
     bytes: Arc<Semaphore>,
     operations: Arc<Semaphore>,
     failed: AtomicBool,
@@ -167,6 +171,8 @@ impl Committer {
             durability,
             queue: Mutex::default(),
             filled: Condvar::new(),
+            writing: Mutex::default(),
+            syncing: Mutex::default(),
             bytes: Arc::new(Semaphore::new(permits as usize)),
             operations: Arc::new(Semaphore::new(limits.ops_max.min(Semaphore::MAX_PERMITS))),
             failed: AtomicBool::new(false),
@@ -175,17 +181,12 @@ impl Committer {
             work,
             metrics,
         });
-        // Without room: a written batch is handed over when the last sync is done. Until then more
-        // operations gather, so that batches, and with them syncs, are few and large.
-        let (written, to_sync) = mpsc::sync_channel(0);
-        let (writer, syncer) = (shared.clone(), shared.clone());
-        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+        let spawn = |name: &str| {
+            let shared = shared.clone();
+            let run = move || shared.commit_all();
             std::thread::Builder::new().name(name.into()).spawn(run)
         };
-        let threads = vec![
-            spawn("log-write", Box::new(move || writer.write_all(&written)))?,
-            spawn("log-sync", Box::new(move || syncer.sync_all(&to_sync)))?,
-        ];
+        let threads = vec![spawn("log-1")?, spawn("log-2")?];
         Ok(Self {
             shared,
             threads: Mutex::new(threads),
@@ -307,17 +308,36 @@ impl Shared {
         Some(Room([operation, bytes]))
     }
 
-    /// The writing thread.
-    fn write_all(&self, written: &mpsc::SyncSender<Vec<Queued>>) {
-        while let Some(waiting) = self.take_waiting() {
-            for batch in split(waiting) {
-                self.write(batch, written);
+    /// One of the two threads.
+    fn commit_all(&self) {
+        loop {
+            let writing = self.writing.lock();
+            let Some(batch) = self.take_batch() else {
+                return;
+            };
+            let writes = writes_of(&batch);
+            self.metrics
+                .commit
+                .observe(batch.len(), bytes_of(&batch) as usize);
+            if self.apply(&writes).is_err() {
+                fail_all(batch);
+                continue;
+            }
+            match self.durability {
+                Durability::Sync => {
+                    // In turn. Until the last sync is done more operations gather, so that batches,
+                    // and with them syncs, are few and large.
+                    let _syncing = self.syncing.lock();
+                    drop(writing);
+                    self.sync_batch(batch);
+                }
+                Durability::Os => self.publish(batch),
             }
         }
     }
 
-    /// Takes all that waits, in order. `None` once stopped and empty.
-    fn take_waiting(&self) -> Option<Vec<Queued>> {
+    /// Takes what waits, in order, up to the size of a batch. `None` once stopped and empty.
+    fn take_batch(&self) -> Option<Vec<Queued>> {
         let mut queue = self.queue.lock();
         while queue.waiting.is_empty() {
             if queue.stopped {
@@ -325,23 +345,11 @@ impl Shared {
             }
             self.filled.wait(&mut queue);
         }
-        Some(std::mem::take(&mut queue.waiting))
-    }
-
-    fn write(&self, batch: Vec<Queued>, written: &mpsc::SyncSender<Vec<Queued>>) {
-        let writes = writes_of(&batch);
-        self.metrics
-            .commit
-            .observe(batch.len(), bytes_of(&batch) as usize);
-        if self.apply(&writes).is_err() {
-            return fail_all(batch);
+        let fitting = fitting(&queue.waiting);
+        if fitting == queue.waiting.len() {
+            return Some(std::mem::take(&mut queue.waiting));
         }
-        match self.durability {
-            Durability::Sync => {
-                let _ = written.send(batch);
-            }
-            Durability::Os => self.publish(batch),
-        }
+        Some(queue.waiting.drain(..fitting).collect())
     }
 
     /// Writes, unless a write has failed before.
@@ -358,16 +366,14 @@ impl Shared {
         })
     }
 
-    /// The syncing thread: while it waits for the disk, the next batch is written.
-    fn sync_all(&self, written: &mpsc::Receiver<Vec<Queued>>) {
-        while let Ok(batch) = written.recv() {
-            let awaited = batch.iter().any(|queued| queued.operation.acknowledged);
-            // After a failure also what nobody waits for: it may rest on what was lost.
-            if self.failed.load(Ordering::Acquire) || (awaited && !self.sync()) {
-                self.withhold(batch);
-            } else {
-                self.publish(batch);
-            }
+    /// Syncs and publishes a batch, while the other thread writes the next.
+    fn sync_batch(&self, batch: Vec<Queued>) {
+        let awaited = batch.iter().any(|queued| queued.operation.acknowledged);
+        // After a failure also what nobody waits for: it may rest on what was lost.
+        if self.failed.load(Ordering::Acquire) || (awaited && !self.sync()) {
+            self.withhold(batch);
+        } else {
+            self.publish(batch);
         }
     }
 
@@ -433,21 +439,14 @@ fn bytes_of(batch: &[Queued]) -> u64 {
     batch.iter().map(Queued::data_bytes).sum()
 }
 
-/// Cuts what waits into batches of bounded size, in order.
-fn split(waiting: Vec<Queued>) -> Vec<Vec<Queued>> {
-    let mut batches = vec![Vec::new()];
+/// How many operations of what waits are one batch: at least one.
+fn fitting(waiting: &[Queued]) -> usize {
     let mut bytes = 0;
-    for queued in waiting {
+    let fits = |queued: &&Queued| {
         bytes += queued.data_bytes();
-        if bytes > BATCH_BYTES_MAX {
-            batches.push(Vec::new());
-            bytes = queued.data_bytes();
-        }
-        if let Some(batch) = batches.last_mut() {
-            batch.push(queued);
-        }
-    }
-    batches
+        bytes <= BATCH_BYTES_MAX
+    };
+    waiting.iter().take_while(fits).count().max(1)
 }
 
 /// All changes of a batch. Of a stream's states only the last one is written.
