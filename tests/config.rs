@@ -17,6 +17,8 @@ mod problems;
 mod recordings;
 #[path = "config/reference.rs"]
 mod reference;
+#[path = "config/upstreams.rs"]
+mod upstreams;
 
 /// A configuration that is right, for what is put before it.
 const SITE: &str = r#"

@@ -228,7 +228,7 @@ pub struct Timeouts {
     #[schemars(with = "DurationText")]
     pub write: Duration,
 
-    /// The longest silence of either end once a connection was upgraded, such as to WebSocket.
+    /// The longest silence of both ends once a connection was upgraded, such as to WebSocket.
     #[serde(with = "units::duration")]
     #[schemars(with = "DurationText")]
     pub upgraded: Duration,

@@ -4,25 +4,26 @@ use super::body::content_length;
 use super::respond::{self, CLIENT_LEFT};
 use super::routes::Building;
 use super::session::{access, client_facts};
+use super::upgrade::wants_upgrade;
 use crate::observe::access::Finished;
 use crate::observe::metrics::{
     Held, Metrics, Mode as ModeLabel, RouteMetrics, UpstreamFailure, UpstreamMetrics,
 };
 use crate::protocol::request::RequestError;
 use crate::serve::ServeError;
-use crate::upstream::{Picked, Upstreams, failure_of};
+use crate::upstream::{Client, Picked, Upstreams, failure_of};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{Method, header};
 use pingora::apps::{HttpServerApp, ReusedHttpStream};
 use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::protocols::Digest;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::l4::socket::SocketAddr;
+use pingora::protocols::{Digest, Stream};
 use pingora::proxy::{FailToProxy, HttpProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::server::ShutdownWatch;
 use pingora::server::configuration::ServerConf;
-use pingora::upstreams::peer::{H1UpgradePolicy, HttpPeer};
+use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result, RetryType};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,7 +42,11 @@ const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
 /// Passes requests on to the upstreams of a route.
 pub struct Forwarder {
     proxy: Arc<HttpProxy<Forward>>,
-    upstreams: Arc<Upstreams>,
+    /// For what is not passed on by `HttpProxy`.
+    pub(super) client: Client,
+    pub(super) upstreams: Arc<Upstreams>,
+    pub(super) route: Arc<RouteMetrics>,
+    pub(super) keeping: Keeping,
     // HttpProxy wants to be told of a stop; here, connections are told.
     never_stops: (watch::Sender<bool>, ShutdownWatch),
 }
@@ -55,20 +60,25 @@ impl Forwarder {
             max_retries: 1 + upstreams.retries + SPARE_ATTEMPTS,
             ..ServerConf::default()
         };
+        let route = building.metrics.route(pattern);
+        let keeping = Keeping {
+            idle_seconds: limits.idle_timeout.as_secs().max(1),
+            body_timeout: limits.body_timeout,
+            write_timeout: limits.write_timeout,
+            draining: building.draining.clone(),
+        };
         let forward = Forward {
             upstreams: upstreams.clone(),
-            route: building.metrics.route(pattern),
+            route: route.clone(),
             metrics: building.metrics.clone(),
-            keeping: Keeping {
-                idle_seconds: limits.idle_timeout.as_secs().max(1),
-                body_timeout: limits.body_timeout,
-                write_timeout: limits.write_timeout,
-                draining: building.draining.clone(),
-            },
+            keeping: keeping.clone(),
         };
         Self {
             proxy: Arc::new(HttpProxy::new(forward, Arc::new(conf))),
+            client: Client::new(),
             upstreams,
+            route,
+            keeping,
             never_stops: watch::channel(false),
         }
     }
@@ -97,6 +107,9 @@ impl Forwarder {
     /// Passes the request of a session on, of which nothing but the head has been read. Returns the
     /// connection if it can serve another.
     pub(super) async fn forward(&self, session: Box<ServerSession>) -> Option<ReusedHttpStream> {
+        if wants_upgrade(&session) {
+            return Box::pin(self.upgrade(session)).await;
+        }
         let session = if session.is_http2() {
             *session
         } else {
@@ -109,8 +122,18 @@ impl Forwarder {
 }
 
 /// A session that is as if its request had not been read: `HttpProxy` reads requests itself.
-async fn unread(mut session: ServerSession) -> Option<ServerSession> {
+async fn unread(session: ServerSession) -> Option<ServerSession> {
     let mut prefix = BytesMut::from(&session.as_http1()?.get_headers_raw_bytes()[..]);
+    let (stream, rest) = take_apart(session).await?;
+    prefix.extend_from_slice(&rest);
+    let mut session = ServerSession::new_http1(stream);
+    session.set_pipelined_prefix(prefix);
+    Some(session)
+}
+
+/// The connection of a session of which only the head was read and nothing was answered, and what
+/// came after the head.
+pub(super) async fn take_apart(mut session: ServerSession) -> Option<(Stream, BytesMut)> {
     // A session gives back what it read beyond its request. To one that has no body, that is all
     // that came after the head.
     let request = session.req_header_mut();
@@ -119,28 +142,33 @@ async fn unread(mut session: ServerSession) -> Option<ServerSession> {
     session.set_keepalive(Some(0));
     session.set_pipelining_enabled(true);
     let (stream, rest) = session.finish().await.ok()??.into_parts();
-    prefix.extend_from_slice(&rest.unwrap_or_default());
-    let mut session = ServerSession::new_http1(stream);
-    session.set_pipelined_prefix(prefix);
-    Some(session)
+    Some((stream, rest.unwrap_or_default()))
 }
 
+/// Whether a path has a `.` or `..` segment, however it is written.
 fn has_dot_segments(path: &str) -> bool {
-    let plain = |segment: &str| segment.to_ascii_lowercase().replace("%2e", ".");
-    path.split('/')
-        .any(|segment| matches!(plain(segment).as_str(), "." | ".."))
+    let mut plain = path.to_ascii_lowercase();
+    for (written, meant) in [("%2e", "."), ("%2f", "/"), ("%5c", "/"), ("\\", "/")] {
+        if plain.contains(written) {
+            plain = plain.replace(written, meant);
+        }
+    }
+    plain
+        .split('/')
+        .any(|segment| matches!(segment, "." | ".."))
 }
 
 /// How connections of clients are kept.
-struct Keeping {
+#[derive(Clone)]
+pub(super) struct Keeping {
     idle_seconds: u64,
     body_timeout: Duration,
-    write_timeout: Duration,
-    draining: CancellationToken,
+    pub(super) write_timeout: Duration,
+    pub(super) draining: CancellationToken,
 }
 
 impl Keeping {
-    fn apply(&self, session: &mut ServerSession) {
+    pub(super) fn apply(&self, session: &mut ServerSession) {
         if session.get_keepalive().is_some() {
             let draining = self.draining.is_cancelled();
             session.set_keepalive((!draining).then_some(self.idle_seconds));
@@ -180,8 +208,10 @@ impl Forward {
     /// Counts and logs that an upstream failed.
     fn upstream_failed(&self, peer: &HttpPeer, error: &Error, ctx: &mut Context) {
         self.upstream_metrics().failed(failure_of(error));
-        tracing::warn!(upstream = %peer, %error, "an upstream failed");
-        ctx.tried.push(peer._address.clone());
+        let upstream = ctx.picked.as_ref().map(Picked::authority);
+        let address = &peer._address;
+        tracing::warn!(upstream, %address, %error, "an upstream failed");
+        ctx.tried.push(address.clone());
     }
 
     /// Whether another attempt is left.
@@ -246,17 +276,10 @@ impl ProxyHttp for Forward {
         let client = client_facts(session.as_downstream());
         let request = session.req_header();
         let picked = self.upstreams.pick(request, &client, &ctx.tried).await;
-        let Some(mut picked) = picked else {
+        let Some(picked) = picked else {
             ctx.refused = Some(ServeError::Upstream(UpstreamFailure::NoUpstream));
             return Error::e_explain(ErrorType::ConnectNoRoute, "no healthy upstream");
         };
-        if session.is_upgrade_req() {
-            picked.use_for_upgrade(self.upstreams.upgraded_timeout);
-            if is_other_upgrade(session.req_header()) {
-                let policy = &mut picked.peer.options.http_upstream_request_policy;
-                policy.h1_upgrade = H1UpgradePolicy::Preserve;
-            }
-        }
         let peer = Box::new(picked.peer.clone());
         ctx.picked = Some(picked);
         Ok(peer)
@@ -282,9 +305,6 @@ impl ProxyHttp for Forward {
         ctx: &mut Context,
     ) -> Result<()> {
         let client = client_facts(session.as_downstream());
-        if is_other_upgrade(request) {
-            Upstreams::tidy_upgrade(request);
-        }
         if let Some(picked) = &ctx.picked {
             self.upstreams.rewrite(request, &client, picked);
         }
@@ -293,7 +313,7 @@ impl ProxyHttp for Forward {
 
     async fn request_body_filter(
         &self,
-        session: &mut Session,
+        _: &mut Session,
         body: &mut Option<Bytes>,
         end: bool,
         ctx: &mut Context,
@@ -305,7 +325,7 @@ impl ProxyHttp for Forward {
         let bytes = body.as_ref().map_or(0, Bytes::len) as u64;
         ctx.body_bytes += bytes;
         match self.upstreams.body_bytes_max {
-            Some(bytes_max) if ctx.body_bytes > bytes_max && !session.was_upgraded() => {
+            Some(bytes_max) if ctx.body_bytes > bytes_max => {
                 ctx.refused = Some(ServeError::BodyTooLarge { bytes_max });
                 let error = Error::explain(ErrorType::InvalidHTTPHeader, "the body is too large");
                 Err(error.into_down())
@@ -316,15 +336,11 @@ impl ProxyHttp for Forward {
 
     async fn upstream_response_filter(
         &self,
-        session: &mut Session,
+        _: &mut Session,
         response: &mut ResponseHeader,
         _: &mut Context,
     ) -> Result<()> {
-        if response.status == StatusCode::SWITCHING_PROTOCOLS {
-            // From now on, silence is a matter of the two ends.
-            let wait = Some(self.upstreams.upgraded_timeout);
-            session.as_downstream_mut().set_read_timeout(wait);
-        } else if !response.status.is_informational() {
+        if !response.status.is_informational() {
             self.upstreams.rewrite_response(response);
         }
         Ok(())
@@ -338,6 +354,9 @@ impl ProxyHttp for Forward {
         mut error: Box<Error>,
     ) -> Box<Error> {
         self.upstream_failed(peer, &error, ctx);
+        if let Some(picked) = &ctx.picked {
+            picked.avoid();
+        }
         // Nothing was sent, so any request may go elsewhere.
         error.set_retry(self.may_retry(ctx));
         error
@@ -443,19 +462,4 @@ impl ProxyHttp for Forward {
             });
         });
     }
-}
-
-/// Whether a request wants another upgrade than those that Pingora knows what to do about: to
-/// WebSocket, which it passes on, and to HTTP/2, by which rules of this server could be got around.
-fn is_other_upgrade(request: &RequestHeader) -> bool {
-    let known = |value: &HeaderValue| {
-        value.to_str().map_or(true, |value| {
-            value.split(',').any(|protocol| {
-                let protocol = protocol.trim().to_ascii_lowercase();
-                protocol == "websocket" || protocol.starts_with("h2")
-            })
-        })
-    };
-    let mut wanted = request.headers.get_all(header::UPGRADE).into_iter();
-    request.headers.contains_key(header::UPGRADE) && !wanted.any(known)
 }

@@ -12,6 +12,7 @@ mod routes;
 mod session;
 mod sockets;
 mod tls;
+mod upgrade;
 
 pub use listen::{Connections, ListenError, services};
 pub use routes::Routes;

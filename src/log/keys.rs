@@ -139,6 +139,16 @@ pub enum Pending {
 }
 
 impl Pending {
+    /// The stream that the work is about.
+    pub fn id(&self) -> StreamId {
+        match self {
+            Self::Pack { id, .. }
+            | Self::Purge { id, .. }
+            | Self::Trim { id, .. }
+            | Self::Finish { id, .. } => *id,
+        }
+    }
+
     pub fn key(&self) -> Bytes {
         match self {
             Self::Pack { id, start, .. } => [&b"p"[..], &position_key(*id, *start)].concat().into(),

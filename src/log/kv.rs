@@ -115,4 +115,8 @@ pub trait Kv: Send + Sync + 'static {
 
     /// Gives the disk space of deleted keys back. May take long.
     fn compact(&self, table: Table, from: &[u8], to: &[u8]) -> Result<(), KvError>;
+
+    /// The same where keys are deleted for ever, among others that stay: values that stay are copied
+    /// only when that gives back as much as it copies.
+    fn collect(&self, table: Table, from: &[u8], to: &[u8]) -> Result<(), KvError>;
 }

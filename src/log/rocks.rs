@@ -4,8 +4,9 @@ use super::kv::{Cached, Entry, Kv, KvError, Table, Visit, Write};
 use crate::config::LogConfig;
 use crate::observe::metrics::{DatabaseFigures, Stall};
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
-    ErrorKind, Options, ReadOptions, ReadTier, WriteBatch, WriteOptions, checkpoint::Checkpoint,
+    BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor,
+    CompactOptions, DB, DBCompressionType, ErrorKind, Options, ReadOptions, ReadTier, WriteBatch,
+    WriteOptions, checkpoint::Checkpoint,
 };
 use std::path::Path;
 
@@ -17,6 +18,7 @@ const BLOOM_BITS: f64 = 10.0;
 /// Files that the store holds open at most, however many streams there are.
 const OPEN_FILES_MAX: i32 = 256;
 const ARENA_BLOCK_BYTES: usize = 128 * 1024;
+const SST_BYTES: &str = "rocksdb.total-sst-files-size";
 const BLOB_GC: &str = "enable_blob_garbage_collection";
 /// What a start after a crash replays at the most, and what stays on disk after all is deleted.
 const WAL_BYTES_MAX: u64 = 96 * 1024 * 1024;
@@ -72,7 +74,7 @@ impl Rocks {
         DatabaseFigures {
             memtable_bytes: sum("rocksdb.cur-size-all-mem-tables"),
             block_cache_bytes: self.cache.get_usage() as u64,
-            sst_bytes: sum("rocksdb.total-sst-files-size"),
+            sst_bytes: sum(SST_BYTES),
             blob_bytes: sum("rocksdb.total-blob-file-size"),
             estimated_keys: sum("rocksdb.estimate-num-keys"),
             pending_compaction_bytes: sum("rocksdb.estimate-pending-compaction-bytes"),
@@ -126,7 +128,7 @@ fn table_options(table: Table, config: &LogConfig, cache: &Cache) -> Options {
         options.set_blob_file_size(BLOB_FILE_BYTES);
         options.set_blob_compression_type(DBCompressionType::Lz4);
         // Without collection a blob is never copied; its file goes when nothing in it is alive.
-        // [`Kv::compact`] turns collection on while it runs.
+        // [`Kv::compact`] and [`Kv::collect`] turn collection on while they run.
         options.set_enable_blob_gc(false);
         options.set_blob_gc_age_cutoff(1.0);
     }
@@ -201,6 +203,29 @@ impl Kv for Rocks {
         self.db.flush_cf(family)?;
         self.db.set_options_cf(family, &[(BLOB_GC, "true")])?;
         self.db.compact_range_cf(family, Some(from), Some(to));
+        Ok(self.db.set_options_cf(family, &[(BLOB_GC, "false")])?)
+    }
+
+    fn collect(&self, table: Table, from: &[u8], to: &[u8]) -> Result<(), KvError> {
+        let family = self.family(table)?;
+        self.db.flush_cf(family)?;
+        // Blob files without anything alive go with it; of the others it is known then how much of
+        // them is garbage.
+        self.db.compact_range_cf(family, Some(from), Some(to));
+        let figure = |name: &str| {
+            let value = self.db.property_int_value_cf(family, name).ok().flatten();
+            value.unwrap_or(0)
+        };
+        let garbage = figure("rocksdb.live-blob-file-garbage-size");
+        let copied = figure("rocksdb.live-blob-file-size") + figure(SST_BYTES) - garbage;
+        if garbage < copied.max(1) {
+            return Ok(());
+        }
+        let mut options = CompactOptions::default();
+        options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
+        self.db.set_options_cf(family, &[(BLOB_GC, "true")])?;
+        self.db
+            .compact_range_cf_opt(family, None::<&[u8]>, None::<&[u8]>, &options);
         Ok(self.db.set_options_cf(family, &[(BLOB_GC, "false")])?)
     }
 }

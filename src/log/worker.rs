@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 const BATCH_MAX: usize = 128;
 /// Bytes of segments that become one batch.
 const BATCH_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Purged bytes after which the disk space is claimed back.
+/// Removed bytes after which the disk space is claimed back.
 const COMPACT_BYTES: u64 = 64 * 1024 * 1024;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 const RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -49,13 +49,13 @@ impl Log {
 
     /// Does the work that comes, until no more can come.
     pub(super) async fn work_off(self: Arc<Self>, mut work: UnboundedReceiver<Pending>) {
-        let mut removed = Removed::default();
+        let mut space = Space::default();
         let mut batch = Vec::with_capacity(BATCH_MAX);
         while work.recv_many(&mut batch, BATCH_MAX).await > 0 {
-            if self.work_batch(&mut batch, &mut removed).await.is_err() {
+            if self.work_batch(&mut batch, &mut space).await.is_err() {
                 // One by one, so that what cannot be done holds up nothing else.
                 for piece in batch.chunks_mut(1) {
-                    self.work_alone(piece, &mut removed).await;
+                    self.work_alone(piece, &mut space).await;
                 }
             }
             if self.failed() {
@@ -66,14 +66,16 @@ impl Log {
     }
 
     /// Does one piece of work. What cannot be done stays written down, for the next start.
-    async fn work_alone(&self, piece: &mut [Pending], removed: &mut Removed) {
+    async fn work_alone(&self, piece: &mut [Pending], space: &mut Space) {
         while !self.failed() {
-            match self.work_batch(piece, removed).await {
+            match self.work_batch(piece, space).await {
                 Err(WorkError::Commit(CommitError::Overloaded)) => {
                     tokio::time::sleep(RETRY_DELAY).await;
                 }
                 Err(WorkError::Read(error)) => {
-                    tracing::error!(%error, work = ?piece, "work on a stream is left to the next start");
+                    // Its number, and not its name, which may be as good as a key.
+                    let stream = piece.first().map(Pending::id);
+                    tracing::error!(%error, stream, "work on a stream is left to the next start");
                     self.metrics.work_errors.inc();
                     return;
                 }
@@ -82,11 +84,7 @@ impl Log {
         }
     }
 
-    async fn work_batch(
-        &self,
-        batch: &mut [Pending],
-        removed: &mut Removed,
-    ) -> Result<(), WorkError> {
+    async fn work_batch(&self, batch: &mut [Pending], space: &mut Space) -> Result<(), WorkError> {
         self.let_go(batch).await?;
         let (mut packs, mut purges, mut trims) = (Vec::new(), Vec::new(), Vec::new());
         for work in batch.iter() {
@@ -107,12 +105,13 @@ impl Log {
             .await?;
         self.metrics.packed_segments.inc_by(packed);
         self.metrics.purged_streams.inc_by(purges.len() as u64);
-        removed.add(&purges, bytes);
+        space.purged.add(&purges, bytes);
         for (id, path) in trims {
             let bytes = self.trim(id, path).await?;
             self.metrics.trimmed_bytes.inc_by(bytes);
+            space.trimmed.add(&[id], bytes);
         }
-        Ok(self.reclaim(removed).await?)
+        Ok(self.reclaim(space).await?)
     }
 
     /// Takes purged forks off their sources, all with one sync if they come together.
@@ -140,16 +139,22 @@ impl Log {
         refused.map_or(Ok(()), Err)
     }
 
-    /// Claims the disk space back once enough was purged.
-    async fn reclaim(&self, removed: &mut Removed) -> Result<(), ReadError> {
-        if removed.bytes < COMPACT_BYTES {
+    /// Claims the disk space back once enough was removed.
+    async fn reclaim(&self, space: &mut Space) -> Result<(), ReadError> {
+        let (purged, trimmed) = (space.purged.take(), space.trimmed.take());
+        if purged.is_none() && trimmed.is_none() {
             return Ok(());
         }
-        let (from, to) = (removed.from.to_be_bytes(), (removed.to + 1).to_be_bytes());
-        *removed = Removed::default();
         self.blocking(move |kv: &dyn Kv| {
-            kv.compact(Table::Packed, &from, &to)?;
-            Ok(kv.compact(Table::Records, &from, &to)?)
+            for table in [Table::Packed, Table::Records] {
+                if let Some((from, to)) = purged {
+                    kv.compact(table, &from, &to)?;
+                }
+                if let Some((from, to)) = trimmed {
+                    kv.collect(table, &from, &to)?;
+                }
+            }
+            Ok(())
         })
         .await
     }
@@ -219,7 +224,15 @@ fn size_of_writes(writes: &[Write]) -> usize {
     writes.iter().map(size).sum()
 }
 
-/// What was purged since disk space was last claimed back.
+/// What was removed since disk space was last claimed back.
+#[derive(Default)]
+struct Space {
+    /// All that some streams had.
+    purged: Removed,
+    /// The beginnings of some streams.
+    trimmed: Removed,
+}
+
 #[derive(Default)]
 struct Removed {
     from: StreamId,
@@ -238,5 +251,14 @@ impl Removed {
             self.to = self.to.max(*id);
         }
         self.bytes += bytes;
+    }
+
+    /// The range of ids, once it is worth it.
+    fn take(&mut self) -> Option<([u8; 8], [u8; 8])> {
+        if self.bytes < COMPACT_BYTES {
+            return None;
+        }
+        let Self { from, to, .. } = std::mem::take(self);
+        Some((from.to_be_bytes(), (to + 1).to_be_bytes()))
     }
 }

@@ -29,7 +29,8 @@ pub struct Response {
 }
 
 impl Response {
-    fn new(mut head: ResponseHeader, exchange: Exchange, picked: Option<Picked>) -> Self {
+    /// One that comes from this upstream.
+    pub fn new(mut head: ResponseHeader, exchange: Exchange, picked: Option<Picked>) -> Self {
         // By whatever version it came: no HTTP/1.1 client could be sent a head of HTTP/2.
         head.set_version(Version::HTTP_11);
         Self {
@@ -73,14 +74,18 @@ impl Upstream for Balanced {
                 .send(&picked.peer, head, body, self.headers_timeout);
             match sent.await {
                 Ok(exchange) => {
+                    upstreams.metrics.connected(exchange.reused);
                     let mut head = exchange.head.clone();
                     upstreams.prepare_response(&mut head);
                     return Ok(Response::new(head, exchange, Some(picked)));
                 }
                 // Nothing was sent, so another may be tried.
-                Err(ExchangeError::Connect(_) | ExchangeError::Tls(_))
+                Err(error @ (ExchangeError::Connect(_) | ExchangeError::Tls(_)))
                     if tried.len() < upstreams.retries =>
                 {
+                    upstreams.metrics.failed(error.failure());
+                    upstreams.metrics.retries.inc();
+                    picked.avoid();
                     tried.push(picked.address().clone());
                 }
                 Err(error) => {

@@ -81,6 +81,10 @@ impl Kv for Gated {
     fn compact(&self, table: Table, from: &[u8], to: &[u8]) -> Result<(), KvError> {
         self.rocks.compact(table, from, to)
     }
+
+    fn collect(&self, table: Table, from: &[u8], to: &[u8]) -> Result<(), KvError> {
+        self.rocks.collect(table, from, to)
+    }
 }
 
 impl World {

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use http::Extensions;
@@ -19,6 +20,9 @@ use super::error::UpstreamError;
 use super::peer::Template;
 use crate::config::{Balance, Upstream, UpstreamUrl};
 
+/// How long an address is avoided to which no connection came about. Of `localhost`, often only one
+/// address is listened at.
+const AVOIDED_TIME: Duration = Duration::from_secs(10);
 /// Steps on a hash ring after which the search for a healthy upstream is given up.
 const STEPS_MAX: usize = 1024;
 
@@ -30,6 +34,20 @@ pub(super) struct Target {
     pub(super) weight: usize,
     /// Requests under way.
     pub(super) in_flight: AtomicUsize,
+    /// Until when it is avoided, because no connection to it came about.
+    avoided_until: Mutex<Option<Instant>>,
+}
+
+impl Target {
+    /// Lets others be preferred for a while.
+    pub(super) fn avoid(&self) {
+        *self.avoided_until.lock() = Some(Instant::now() + AVOIDED_TIME);
+    }
+
+    pub(super) fn is_avoided(&self) -> bool {
+        let until = *self.avoided_until.lock();
+        until.is_some_and(|until| Instant::now() < until)
+    }
 }
 
 /// The target that a backend stands for.
@@ -94,6 +112,7 @@ impl Resolver {
                 peer: self.template.peer(url, address.clone()),
                 weight: *weight,
                 in_flight: AtomicUsize::new(0),
+                avoided_until: Mutex::default(),
             })
         })
     }

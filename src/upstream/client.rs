@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Uri, Version, header};
+use http::{HeaderValue, StatusCode, Uri, Version, header};
 use pingora::connectors::http::Connector;
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::Stream;
 use pingora::protocols::http::client::HttpSession;
 use pingora::upstreams::peer::{HttpPeer, Peer};
 use pingora::{Error, ErrorType, RetryType};
@@ -26,6 +27,8 @@ pub struct Client {
 pub struct Exchange {
     /// The head of the answer.
     pub head: ResponseHeader,
+    /// Whether the connection had been used before.
+    pub reused: bool,
     body: Option<Body>,
 }
 
@@ -52,6 +55,8 @@ impl Client {
 
     /// Sends a request with its whole body, and waits for the head of the answer. The request must
     /// have a `Host`; what says how long the body is, is written here.
+    ///
+    /// A request with `Upgrade` may be answered with 101; see [`Exchange::switch`].
     ///
     /// A request may be sent a second time if it went to a connection that turned out to be closed
     /// and it cannot have been received.
@@ -80,6 +85,7 @@ impl Client {
                     };
                     return Ok(Exchange {
                         head: answer,
+                        reused,
                         body: Some(body),
                     });
                 }
@@ -121,6 +127,7 @@ async fn exchange(
     let unsent = |error| Failed { error, sent: false };
     let sent = |error| Failed { error, sent: true };
     session.set_write_timeout(peer.options.write_timeout);
+    let may_switch = head.headers.contains_key(header::UPGRADE);
     let mut head = head.clone();
     if let HttpSession::H2(_) = session {
         make_http2(&mut head, peer).map_err(unsent)?;
@@ -134,18 +141,24 @@ async fn exchange(
         written.map_err(sent)?;
     }
     session.finish_request_body().await.map_err(sent)?;
-    let answer = timeout(headers_timeout, read_head(session)).await;
+    let answer = timeout(headers_timeout, read_head(session, may_switch)).await;
     answer
         .unwrap_or_else(|_| Error::e_explain(ErrorType::ReadTimedout, "waiting for an answer"))
         .map_err(sent)
 }
 
 /// Reads the head of the answer; what comes before it, such as 103, is for nobody here.
-async fn read_head(session: &mut HttpSession) -> Result<ResponseHeader, Box<Error>> {
+async fn read_head(
+    session: &mut HttpSession,
+    may_switch: bool,
+) -> Result<ResponseHeader, Box<Error>> {
     loop {
         session.read_response_header().await?;
         match session.response_header() {
-            Some(head) if head.status == http::StatusCode::SWITCHING_PROTOCOLS => {
+            Some(head) if head.status == StatusCode::SWITCHING_PROTOCOLS && may_switch => {
+                return Ok(head.clone());
+            }
+            Some(head) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
                 return Error::e_explain(ErrorType::InvalidHTTPHeader, "an upgrade not asked for");
             }
             Some(head) if head.status.is_informational() => {}
@@ -221,6 +234,23 @@ impl Exchange {
             body.release().await;
         }
         Ok(None)
+    }
+}
+
+impl Exchange {
+    /// The connection of an upgrade that was asked for and agreed to (the answer is 101), and what
+    /// came on it already.
+    pub async fn switch(mut self) -> Option<(Stream, Bytes)> {
+        let HttpSession::H1(mut session) = self.body.take()?.session else {
+            return None;
+        };
+        // What came together with the head is held by the session.
+        let first = tokio::select! {
+            biased;
+            first = session.read_body_bytes() => first.ok()?,
+            () = std::future::ready(()) => None,
+        };
+        Some((session.into_inner(), first.unwrap_or_default()))
     }
 }
 

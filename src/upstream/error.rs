@@ -86,18 +86,19 @@ impl From<Box<Error>> for ExchangeError {
 pub fn failure_of(error: &Error) -> UpstreamFailure {
     use ErrorType as T;
     match error.etype() {
-        T::ConnectTimedout | T::ReadTimedout | T::WriteTimedout | T::TLSHandshakeTimedout => {
-            UpstreamFailure::Timeout
-        }
-        T::ConnectRefused
+        T::ReadTimedout | T::WriteTimedout => UpstreamFailure::Timeout,
+        T::ConnectTimedout
+        | T::ConnectRefused
         | T::ConnectNoRoute
         | T::ConnectError
         | T::ConnectProxyFailure
         | T::BindError
         | T::SocketError => UpstreamFailure::Connect,
-        T::TLSHandshakeFailure | T::TLSWantX509Lookup | T::InvalidCert | T::HandshakeError => {
-            UpstreamFailure::Tls
-        }
+        T::TLSHandshakeTimedout
+        | T::TLSHandshakeFailure
+        | T::TLSWantX509Lookup
+        | T::InvalidCert
+        | T::HandshakeError => UpstreamFailure::Tls,
         T::InvalidHTTPHeader | T::H1Error | T::InvalidH2 | T::H2Downgrade => {
             UpstreamFailure::Protocol
         }

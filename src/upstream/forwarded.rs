@@ -148,3 +148,69 @@ fn joined(headers: &HeaderMap, name: &HeaderName) -> String {
     let values: Vec<_> = values.filter_map(|value| value.to_str().ok()).collect();
     values.join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn forwarding(trusted: &[&str]) -> Forwarding {
+        Forwarding {
+            headers: Forwarded::Both,
+            trusted: trusted.iter().map(|text| text.parse().unwrap()).collect(),
+        }
+    }
+
+    fn client(address: &str) -> ClientFacts {
+        ClientFacts {
+            address: Some(address.parse().unwrap()),
+            encrypted: true,
+        }
+    }
+
+    fn request(said: &[&str]) -> RequestHeader {
+        let mut head = RequestHeader::build("GET", b"/", None).unwrap();
+        for said in said {
+            head.append_header(X_FORWARDED_FOR, *said).unwrap();
+        }
+        head
+    }
+
+    #[test]
+    fn the_client_is_the_last_that_no_trusted_proxy_vouches_for() {
+        let forwarding = forwarding(&["10.0.0.0/8"]);
+        for (address, said, found) in [
+            ("1.1.1.1", &["9.9.9.9"][..], "1.1.1.1"),
+            ("10.0.0.1", &["9.9.9.9"], "9.9.9.9"),
+            ("::ffff:10.0.0.1", &["9.9.9.9"], "9.9.9.9"),
+            ("10.0.0.1", &["8.8.8.8, 9.9.9.9", "10.0.0.2"], "9.9.9.9"),
+            ("10.0.0.1", &["10.0.0.3"], "10.0.0.3"),
+            ("10.0.0.1", &["unknown"], "10.0.0.1"),
+            ("10.0.0.1", &[], "10.0.0.1"),
+        ] {
+            let head = request(said);
+            let address = forwarding.client_address(&head.headers, &client(address));
+            assert_eq!(address, Some(found.parse().unwrap()), "{said:?}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_version_6_are_written_in_quotes() {
+        let mut head = request(&[]);
+        let host = HeaderValue::from_static("a.example");
+        forwarding(&[]).apply(&mut head, &client("2001:db8::1"), Some(&host));
+        assert_eq!(head.headers["x-forwarded-for"], "2001:db8::1");
+        let standard = "for=\"[2001:db8::1]\";proto=https;host=\"a.example\"";
+        assert_eq!(head.headers["forwarded"], standard);
+    }
+
+    #[test]
+    fn a_client_at_a_unix_socket_is_trusted() {
+        let mut head = request(&["9.9.9.9"]);
+        let facts = ClientFacts {
+            address: None,
+            encrypted: false,
+        };
+        forwarding(&[]).apply(&mut head, &facts, None);
+        assert_eq!(head.headers["x-forwarded-for"], "9.9.9.9");
+    }
+}

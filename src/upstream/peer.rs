@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pingora::protocols::l4::socket::SocketAddr;
 use pingora::protocols::{ALPN, TcpKeepalive};
-use pingora::upstreams::peer::{HttpPeer, PeerOptions};
+use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy, PeerOptions};
 use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -102,6 +102,8 @@ fn options(timeouts: &Timeouts) -> PeerOptions {
     options.write_timeout = limited(timeouts.write);
     options.idle_timeout = Some(timeouts.idle);
     options.max_h2_streams = H2_STREAMS_MAX;
+    // Upgrades go their own way.
+    options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
     options.h2_ping_interval = Some(H2_PING_INTERVAL);
     // An upstream whose machine vanished is noticed even where reads have no timeout.
     options.tcp_keepalive = Some(TcpKeepalive {

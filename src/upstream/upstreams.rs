@@ -42,7 +42,9 @@ pub struct Upstreams {
     pub retries: usize,
     /// The largest request body; `None`: any.
     pub body_bytes_max: Option<u64>,
-    /// The longest silence of either end of an upgraded connection.
+    /// The longest silence of an upstream.
+    pub read_timeout: Option<Duration>,
+    /// The longest silence of both ends of an upgraded connection.
     pub upgraded_timeout: Duration,
     /// The route's figures.
     pub metrics: Arc<UpstreamMetrics>,
@@ -67,10 +69,14 @@ impl Picked {
         &self.peer._address
     }
 
-    /// Connects by HTTP/1.1, for an upgrade, after which either end may be silent for so long.
-    pub fn use_for_upgrade(&mut self, silence: Duration) {
+    /// Lets others be preferred for a while, because no connection to this one came about.
+    pub fn avoid(&self) {
+        self.target.avoid();
+    }
+
+    /// Connects by HTTP/1.1, for what HTTP/2 cannot do.
+    pub fn use_http1(&mut self) {
         self.peer.options.alpn = ALPN::H1;
-        self.peer.options.read_timeout = Some(silence);
     }
 }
 
@@ -104,6 +110,7 @@ impl Upstreams {
             preserve_host: settings.preserve_host,
             retries: settings.retries,
             body_bytes_max: (settings.body_bytes_max > 0).then_some(settings.body_bytes_max),
+            read_timeout: (!settings.timeouts.read.is_zero()).then_some(settings.timeouts.read),
             upgraded_timeout: settings.timeouts.upgraded,
             metrics,
         }))
@@ -131,8 +138,8 @@ impl Upstreams {
         }
     }
 
-    /// The upstream for a request, unless none is healthy. One at an address in `tried` is taken
-    /// only if there is no other.
+    /// The upstream for a request, unless none is healthy. One that is avoided, and even more one at
+    /// an address in `tried`, is taken only if there is no other.
     pub async fn pick(
         &self,
         head: &RequestHeader,
@@ -142,8 +149,10 @@ impl Upstreams {
         self.resolved().await;
         let key = self.key(head, client);
         let untried = |target: &Target| !tried.contains(&target.peer._address);
-        let target = self.balancer.select(&key, untried);
-        let target = target.or_else(|| self.balancer.select(&key, |_| true));
+        let select = |accept: &dyn Fn(&Target) -> bool| self.balancer.select(&key, accept);
+        let target = select(&|target| untried(target) && !target.is_avoided())
+            .or_else(|| select(&untried))
+            .or_else(|| select(&|_| true));
         let Some(target) = target else {
             self.metrics.failed(UpstreamFailure::NoUpstream);
             return None;
@@ -199,10 +208,10 @@ impl Upstreams {
         self.request_headers.apply_to_request(head);
     }
 
-    /// Leaves of what is between neighbours only the wish for an upgrade.
-    pub fn tidy_upgrade(head: &mut RequestHeader) {
+    /// As [`Self::prepare`], but passes the wish for an upgrade on.
+    pub fn prepare_upgrade(&self, head: &mut RequestHeader, client: &ClientFacts, to: &Picked) {
         let wish = head.headers.get(header::UPGRADE).cloned();
-        hop_by_hop::strip_request(head);
+        self.prepare(head, client, to);
         if let Some(wish) = wish {
             let _ = head.insert_header(header::UPGRADE, wish);
             let _ = head.insert_header(header::CONNECTION, "Upgrade");

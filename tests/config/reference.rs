@@ -60,13 +60,12 @@ fn every_setting_has_a_description() {
 #[test]
 fn the_files_in_the_repository_are_valid() {
     let none = Environment::default();
-    for file in [
-        "conf/dev.toml",
-        "conf/examples/llm-proxy.toml",
-        "conf/headwater.example.toml",
-    ] {
-        let text = fs::read_to_string(repository(file)).unwrap();
-        Config::parse(&text, Path::new(file), &none).unwrap_or_else(|error| panic!("{error}"));
+    let of_own = ["conf/dev.toml", "conf/headwater.example.toml"].map(repository);
+    let examples = fs::read_dir(repository("conf/examples")).unwrap();
+    let examples = examples.map(|entry| entry.unwrap().path());
+    for file in of_own.into_iter().chain(examples) {
+        let text = fs::read_to_string(&file).unwrap();
+        Config::parse(&text, &file, &none).unwrap_or_else(|error| panic!("{error}"));
     }
 }
 

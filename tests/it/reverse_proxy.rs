@@ -4,10 +4,11 @@
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::common::http::Connection;
-use crate::common::{Noise, seed, unique, wait_until};
-use crate::reverse_proxy_upstream::{Upstream, proxy};
+use crate::common::{Noise, Setup, assert_problem, seed, unique, wait_until};
+use crate::reverse_proxy_upstream::{Upstream, nobody, proxy, proxy_with};
 
 const TEXT: (&str, &str) = ("content-type", "text/plain");
 
@@ -194,11 +195,13 @@ fn large_bodies_take_little_memory() {
     assert!(peak < LARGE_MEMORY_KIB, "{peak} KiB");
 }
 
-/// An upstream that switches protocols and then answers bytes with the same bytes, and what its last
-/// request looked like.
+/// An upstream that switches protocols, if it is asked to, and then answers bytes with the same
+/// bytes.
 fn switching() -> Upstream {
     Upstream::start(|call, peer| {
-        let protocol = call.header("upgrade").expect("an upgrade").to_owned();
+        let Some(protocol) = call.header("upgrade") else {
+            return peer.answer(b"");
+        };
         let head = format!(
             "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: {protocol}\r\nsec-websocket-accept: x\r\n\r\n"
         );
@@ -239,6 +242,86 @@ fn connections_are_upgraded() {
         let call = upstream.last_call();
         assert_eq!(call.header("connection"), Some("Upgrade"));
     }
+}
+
+#[test]
+fn what_comes_with_an_upgrade_is_not_lost() {
+    let upstream = Upstream::start(|_, peer| {
+        let welcome = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: test/1\r\n\r\nwelcome";
+        peer.send(welcome.as_bytes())?;
+        let mut heard = Vec::new();
+        while heard.len() < "earlylate".len() {
+            heard.extend(peer.read_some()?);
+        }
+        peer.send(&heard)?;
+        // And no more.
+        Err(io::ErrorKind::ConnectionAborted.into())
+    });
+    let server = proxy(&[upstream.url()], "");
+    for _ in 0..50 {
+        let mut connection = server.connect();
+        let request =
+            "GET / HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: test/1\r\n\r\nearly";
+        connection.send(request.as_bytes()).unwrap();
+        assert_eq!(connection.read_head().unwrap().status, 101);
+        assert_eq!(exactly(&mut connection, 7), b"welcome");
+        connection.send(b"late").unwrap();
+        assert_eq!(exactly(&mut connection, 9), b"earlylate");
+        assert!(connection.is_closed());
+    }
+}
+
+#[test]
+fn an_upgrade_that_is_refused_is_an_ordinary_request() {
+    let upstream = Upstream::echo();
+    let server = proxy(&[upstream.url(), &nobody()], "");
+    let headers = [("connection", "Upgrade"), ("upgrade", "websocket")];
+    let mut connection = server.connect();
+    for _ in 0..10 {
+        let answer = connection.call("GET", "/", &headers, b"").unwrap();
+        assert_eq!(answer.status, 200);
+        let answer = connection.call("POST", "/", &headers, b"body").unwrap();
+        assert_eq!(answer.body, b"body");
+    }
+    let server = proxy(&[&nobody()], "");
+    let answer = server.call("GET", "/", &headers, b"");
+    assert_eq!(assert_problem(&answer, 502), "UPSTREAM_UNREACHABLE");
+}
+
+#[test]
+fn an_upgraded_connection_may_be_silent() {
+    let upstream = switching();
+    let setup = Setup {
+        limits: "body_timeout = \"100ms\"".to_owned(),
+        ..Setup::quick()
+    };
+    let settings = "timeouts = { read = \"100ms\", write = \"100ms\" }";
+    let server = proxy_with(&[upstream.url()], settings, setup);
+    let mut connection = server.connect();
+    let headers = [("connection", "Upgrade"), ("upgrade", "test/1")];
+    connection.send_request("GET", "/", &headers, b"").unwrap();
+    assert_eq!(connection.read_head().unwrap().status, 101);
+    for message in ["first", "second"] {
+        std::thread::sleep(Duration::from_millis(300));
+        connection.send(message.as_bytes()).unwrap();
+        assert_eq!(exactly(&mut connection, message.len()), message.as_bytes());
+    }
+}
+
+#[test]
+fn a_client_that_stops_sending_is_told() {
+    let upstream = Upstream::echo();
+    let setup = Setup {
+        limits: "body_timeout = \"100ms\"".to_owned(),
+        ..Setup::quick()
+    };
+    let server = proxy_with(&[upstream.url()], "", setup);
+    let mut connection = server.connect();
+    let head = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nhalf";
+    connection.send(head.as_bytes()).unwrap();
+    let answer = connection.response().unwrap();
+    assert_eq!(assert_problem(&answer, 408), "BODY_TIMEOUT");
+    assert!(connection.is_closed());
 }
 
 #[test]
@@ -286,6 +369,30 @@ fn a_unix_socket_is_an_upstream() {
         let echoed = connection.call("POST", "/", &[TEXT], body.as_bytes());
         assert_eq!(echoed.unwrap().body, body.as_bytes());
     }
+}
+
+#[test]
+fn what_can_never_be_recorded_is_passed_on() {
+    let upstream = switching();
+    let setup = Setup {
+        site: format!(
+            "[[site.route]]\npath = \"/*\"\nrecord = {{ upstreams = [\"{}\"] }}",
+            upstream.url()
+        ),
+        ..Setup::quick()
+    };
+    let server = setup.start();
+    let mut connection = server.connect();
+    for method in ["HEAD", "OPTIONS"] {
+        let answer = connection.call(method, "/", &[], b"").unwrap();
+        assert_eq!(answer.status, 200);
+        assert_eq!(upstream.last_call().method, method);
+    }
+    let headers = [("connection", "Upgrade"), ("upgrade", "test/1")];
+    connection.send_request("GET", "/", &headers, b"").unwrap();
+    assert_eq!(connection.read_head().unwrap().status, 101);
+    connection.send(b"hello").unwrap();
+    assert_eq!(exactly(&mut connection, 5), b"hello");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 
-use crate::common::{assert_problem, wait_until};
+use crate::common::{Server, assert_problem, wait_until};
 use crate::reverse_proxy_upstream::{Upstream, nobody, proxy};
 
 #[test]
@@ -35,6 +35,10 @@ fn another_upstream_takes_what_one_cannot() {
         assert_eq!((answer.status, &answer.body[..]), (200, body.as_bytes()));
     }
     assert_eq!(upstream.calls().len(), 20);
+    // The one that cannot be reached is not tried each time.
+    let failures = r#"headwater_upstream_failures_total{reason="connect",route="/*"} "#;
+    let failed = figure(&server, failures);
+    assert!((1..5).contains(&failed), "{failed}");
 }
 
 /// An upstream that takes a request whole, and hangs up.
@@ -152,6 +156,20 @@ fn a_check_can_be_a_connection() {
     wait_until("the upstream is taken back", || status() == 200);
 }
 
+/// What the metrics say behind this beginning of a line.
+fn figure(server: &Server, beginning: &str) -> u32 {
+    let metrics = String::from_utf8(server.admin("/metrics").body).expect("UTF-8");
+    let mut lines = metrics.lines();
+    let found = lines.find_map(|line| line.strip_prefix(beginning));
+    found.expect("the figure").parse().expect("a number")
+}
+
+/// Waits until so many requests are under way: an answer is with its client before its end is known.
+fn wait_until_under_way(server: &Server, requests: u32) {
+    let gauge = r#"headwater_upstream_in_flight_requests{route="/*"} "#;
+    wait_until("the answers are over", || figure(server, gauge) == requests);
+}
+
 /// How many requests each of three upstreams gets of thirty, by their paths.
 fn shares(settings: &str, path: impl Fn(usize) -> String) -> Vec<usize> {
     let upstreams: Vec<_> = (0..3).map(|_| Upstream::echo()).collect();
@@ -159,6 +177,7 @@ fn shares(settings: &str, path: impl Fn(usize) -> String) -> Vec<usize> {
     let server = proxy(&urls, settings);
     for n in 0..30 {
         assert_eq!(server.call("GET", &path(n), &[], b"").status, 200);
+        wait_until_under_way(&server, 0);
     }
     upstreams
         .iter()
@@ -199,18 +218,18 @@ fn a_busy_upstream_gets_no_more_than_the_others() {
     );
     let mut waiting = server.connect();
     waiting.send_request("GET", "/", &[], b"").unwrap();
-    if quick.calls().is_empty() {
-        wait_until("somebody has the request", || {
-            !slow.calls().is_empty() || !quick.calls().is_empty()
-        });
-    }
+    wait_until("somebody has the request", || {
+        !slow.calls().is_empty() || !quick.calls().is_empty()
+    });
     if slow.calls().is_empty() {
         // It was the other's turn.
         waiting.response().unwrap();
+        wait_until_under_way(&server, 0);
         waiting.send_request("GET", "/", &[], b"").unwrap();
         wait_until("the slow one has a request", || !slow.calls().is_empty());
     }
     for _ in 0..10 {
+        wait_until_under_way(&server, 1);
         assert_eq!(server.call("GET", "/", &[], b"").status, 200);
     }
     assert_eq!(slow.calls().len(), 1);

@@ -126,7 +126,7 @@ impl Peer {
         let line = self.line()?;
         let parts: Vec<_> = line.split(' ').collect();
         let [method, target, "HTTP/1.1"] = parts[..] else {
-            panic!("a request line {line:?}");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, line));
         };
         let mut call = Call {
             connection,
@@ -165,6 +165,7 @@ type Handler = dyn Fn(&Call, &mut Peer) -> io::Result<()> + Send + Sync;
 pub(crate) struct Upstream {
     url: String,
     calls: Arc<Mutex<Vec<Call>>>,
+    malformed: Arc<Mutex<Vec<String>>>,
 }
 
 impl Upstream {
@@ -220,15 +221,26 @@ impl Upstream {
     ) -> Self {
         let calls = Arc::<Mutex<Vec<Call>>>::default();
         let remembered = calls.clone();
+        let malformed = Arc::<Mutex<Vec<String>>>::default();
+        let lines = malformed.clone();
         thread::spawn(move || {
             for connection in 0.. {
                 let Ok(stream) = accept() else { return };
                 let (handler, calls) = (handler.clone(), remembered.clone());
+                let malformed = lines.clone();
                 thread::spawn(move || {
                     let mut peer = Peer {
                         stream: BufReader::new(stream),
                     };
-                    while let Ok(Some(call)) = peer.call(connection) {
+                    loop {
+                        let call = match peer.call(connection) {
+                            Ok(Some(call)) => call,
+                            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                                malformed.lock().expect("lines").push(error.to_string());
+                                return;
+                            }
+                            _ => return,
+                        };
                         calls.lock().expect("calls").push(call.clone());
                         if handler(&call, &mut peer).is_err() {
                             return;
@@ -237,7 +249,11 @@ impl Upstream {
                 });
             }
         });
-        Self { url, calls }
+        Self {
+            url,
+            calls,
+            malformed,
+        }
     }
 
     pub(crate) fn url(&self) -> &str {
@@ -247,6 +263,11 @@ impl Upstream {
     /// The requests that came so far.
     pub(crate) fn calls(&self) -> Vec<Call> {
         self.calls.lock().expect("calls").clone()
+    }
+
+    /// What came in place of a request line, such as what is left of a body that ended twice.
+    pub(crate) fn malformed(&self) -> Vec<String> {
+        self.malformed.lock().expect("lines").clone()
     }
 
     pub(crate) fn last_call(&self) -> Call {

@@ -42,39 +42,36 @@ pub(super) struct Stored {
     pub(super) messages: Vec<Vec<u8>>,
 }
 
-/// Segments of what is kept by bytes.
-const BYTES_PARTS: u64 = 8;
-
 #[derive(Clone, Debug)]
 pub(super) struct Stream {
     /// Tells streams apart that follow each other at a path.
     pub(super) number: u64,
     pub(super) content_type: &'static str,
     lifetime: Lifetime,
-    retention: Retention,
+    pub(super) retention: Retention,
     last_used_ms: UnixMs,
-    fork: Option<Forked>,
+    pub(super) fork: Option<Forked>,
     /// Where what is kept begins. The log may choose, within the bounds of the retention.
     pub(super) earliest: Position,
     /// All data, also what was inherited, and what was trimmed since.
     pub(super) appends: Vec<Stored>,
     /// When each of them came here.
-    times: Vec<UnixMs>,
+    pub(super) times: Vec<UnixMs>,
     pub(super) closed: bool,
     closed_by: Option<Stamp>,
     /// The last `Stream-Seq`.
     last_seq: Option<String>,
     /// Epoch and last seq.
     pub(super) producers: BTreeMap<usize, (u64, u64)>,
-    forks: u32,
+    pub(super) forks: u32,
     deleted: bool,
 }
 
 #[derive(Clone, Debug)]
-struct Forked {
+pub(super) struct Forked {
     source: usize,
     source_number: u64,
-    offset: Position,
+    pub(super) offset: Position,
     sub_offset: u64,
     lifetime_inherited: bool,
 }
@@ -82,39 +79,6 @@ struct Forked {
 impl Stream {
     pub(super) fn tail(&self) -> Position {
         self.appends.last().map_or(0, |stored| stored.end)
-    }
-
-    /// Takes over what the log trimmed, all work being done: nothing that must be kept, and enough
-    /// of the rest.
-    fn trim_to(&mut self, earliest: Position, now_ms: UnixMs) {
-        assert!(earliest >= self.earliest && self.boundaries().contains(&earliest));
-        if self.forks > 0 {
-            assert_eq!(earliest, self.earliest, "trimmed under its forks");
-            return;
-        }
-        let tail = self.tail();
-        let Retention { bytes, age_ms } = self.retention;
-        for (stored, at_ms) in self.appends.iter().zip(&self.times) {
-            let must_be_kept = stored.end > self.earliest
-                && bytes.is_none_or(|bytes| tail - stored.end < bytes)
-                && age_ms.is_none_or(|age_ms| at_ms + age_ms > now_ms);
-            assert!(
-                !must_be_kept || earliest < stored.end,
-                "too much of {self:?}"
-            );
-        }
-        self.earliest = earliest;
-        if let Some(bytes) = bytes {
-            let inherited = self.fork.as_ref().map_or(0, |fork| fork.offset);
-            let lengths = self
-                .boundaries()
-                .windows(2)
-                .map(|pair| pair[1] - pair[0])
-                .max();
-            let two_segments = 2 * ((bytes / BYTES_PARTS).max(1) + lengths.unwrap_or(0));
-            let most = inherited.saturating_sub(earliest) + bytes + two_segments;
-            assert!(tail - earliest <= most, "too little of {self:?}");
-        }
     }
 
     /// Where appends begin, and the tail.
@@ -346,13 +310,6 @@ impl Model {
         let due: Vec<_> = self.streams.iter().filter_map(expired).collect();
         for path in due {
             self.remove(path);
-        }
-    }
-
-    /// Takes over what the log trimmed of a stream.
-    pub(super) fn trim_to(&mut self, path: usize, earliest: Position) {
-        if let Some(stream) = self.streams.get_mut(&path) {
-            stream.trim_to(earliest, self.now_ms);
         }
     }
 

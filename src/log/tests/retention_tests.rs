@@ -2,83 +2,19 @@
 
 use super::audit::{audit, audit_at_rest};
 use super::model::Outcome;
-use super::requests::{Append, Create, append, close, fork, stream};
+use super::requests::{append, close, stream};
+use super::retaining::{
+    AGE_MS, bounds, by_age, by_bytes, entries, is_trimmed, live_through, stored_bytes,
+};
 use super::store::{Call, MemoryStore};
 use super::world::{Disk, World, path_of, small, until};
 use crate::config::{Durability, LogConfig};
 use crate::log::ReadError;
 use crate::log::keys::Pending;
-use crate::log::kv::{Kv, Table};
-use crate::types::{Position, Retention};
+use crate::log::kv::Table;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use std::ops::ControlFlow;
 use std::sync::Arc;
-
-const AGE_MS: u64 = 80_000;
-
-fn by_bytes(path: usize, bytes: u64) -> Create {
-    let retention = Some(Retention {
-        bytes: Some(bytes),
-        age_ms: None,
-    });
-    Create {
-        retention,
-        ..stream(path)
-    }
-}
-
-fn by_age(path: usize) -> Create {
-    let retention = Some(Retention {
-        bytes: None,
-        age_ms: Some(AGE_MS),
-    });
-    Create {
-        retention,
-        ..stream(path)
-    }
-}
-
-fn fork_at(path: usize, source: usize, offset: Position) -> Create {
-    let mut create = fork(path, source);
-    if let Some(fork) = &mut create.fork {
-        fork.offset = Some(offset);
-    }
-    create
-}
-
-async fn bounds(world: &World, path: usize) -> (Position, Position) {
-    let view = world.view(path).await.unwrap();
-    (view.earliest, view.tail)
-}
-
-/// What lies in the store of all streams.
-fn stored_bytes(kv: &dyn Kv) -> usize {
-    let mut bytes = 0;
-    for table in [Table::Records, Table::Packed] {
-        kv.scan(table, &[], &[0xff; 32], &mut |_, value| {
-            bytes += value.len();
-            ControlFlow::Continue(())
-        })
-        .unwrap();
-    }
-    bytes
-}
-
-/// Time goes by, and what is due is done as often as a server does it.
-async fn live_through(world: &mut World, ms: u64) {
-    for _ in 0..ms / 1000 {
-        world.clock.advance_ms(1000);
-        world.expire().await;
-        world.work().await;
-    }
-}
-
-async fn is_trimmed(world: &World, path: usize, at: Position) -> bool {
-    let (earliest, _) = bounds(world, path).await;
-    let read = world.read(path, at).await;
-    matches!(read, Err(ReadError::Trimmed { earliest: told }) if told == earliest)
-}
 
 #[tokio::test]
 async fn at_least_the_last_bytes_are_kept_and_not_many_more() {
@@ -157,16 +93,6 @@ async fn data_goes_when_it_is_too_old_also_if_nothing_follows_it() {
     assert_eq!(bounds(&world, 0).await, (23, 23));
 }
 
-fn entries(kv: &dyn Kv, table: Table) -> usize {
-    let mut entries = 0;
-    kv.scan(table, &[], &[0xff; 32], &mut |_, _| {
-        entries += 1;
-        ControlFlow::Continue(())
-    })
-    .unwrap();
-    entries
-}
-
 #[tokio::test]
 async fn a_closed_stream_ages_to_its_end_and_stays_closed() {
     let mut world = World::over(&MemoryStore::new(), small());
@@ -185,111 +111,6 @@ async fn a_closed_stream_ages_to_its_end_and_stays_closed() {
         assert!(read.closed && read.appends.is_empty());
         assert!(is_trimmed(&world, appends, 0).await);
     }
-    audit_at_rest(world.store());
-}
-
-#[tokio::test]
-async fn a_stream_is_not_trimmed_under_its_forks() {
-    let mut world = World::over(&MemoryStore::new(), small());
-    world.create(&by_bytes(0, 100)).await;
-    world.append(&append(0, &[1; 50])).await;
-    world.create(&fork(1, 0)).await;
-    world.create(&fork_at(2, 0, 0)).await;
-    for _ in 0..20 {
-        world.append(&append(0, &[2; 50])).await;
-    }
-    world.work().await;
-    assert_eq!(bounds(&world, 0).await.0, 0);
-    for path in [1, 2] {
-        assert_eq!(bounds(&world, 0).await.0, 0);
-        world.delete(path).await;
-        world.work().await;
-    }
-    let (earliest, tail) = bounds(&world, 0).await;
-    assert!(
-        tail - earliest <= 2 * 100,
-        "with the last fork goes what it needed"
-    );
-    audit_at_rest(world.store());
-    assert_eq!(stored_bytes(world.store()) as u64, tail - earliest);
-}
-
-#[tokio::test]
-async fn a_fork_begins_where_its_source_does() {
-    let mut world = World::over(&MemoryStore::new(), small());
-    world.create(&by_bytes(0, 100)).await;
-    for _ in 0..20 {
-        world.append(&append(0, &[2; 50])).await;
-    }
-    world.work().await;
-    let (earliest, tail) = bounds(&world, 0).await;
-    for before in [0, earliest - 54, earliest - 1] {
-        let refused = world.create(&fork_at(1, 0, before)).await;
-        assert_eq!(refused, Outcome::NotCreated("ForkTrimmed"));
-    }
-    world.create(&fork_at(1, 0, earliest)).await;
-    world.create(&fork_at(2, 1, earliest)).await;
-    world.create(&fork(3, 0)).await;
-    world.append(&append(3, b"own")).await;
-    assert_eq!(bounds(&world, 1).await, (earliest, earliest));
-    assert_eq!(bounds(&world, 2).await, (earliest, earliest));
-    assert_eq!(bounds(&world, 3).await, (earliest, tail + 7));
-    assert!(is_trimmed(&world, 3, 0).await);
-    let read: Vec<_> = world.read_all(3).await.unwrap();
-    assert_eq!(read.last().unwrap().end, tail + 7);
-    audit_at_rest(world.store());
-}
-
-#[tokio::test]
-async fn what_a_fork_inherited_goes_first_and_its_source_keeps_it() {
-    let mut world = World::over(&MemoryStore::new(), small());
-    world.create(&stream(0)).await;
-    for _ in 0..5 {
-        world.append(&append(0, &[1; 46])).await;
-    }
-    let retention = Some(Retention {
-        bytes: Some(100),
-        age_ms: None,
-    });
-    world
-        .create(&Create {
-            retention,
-            ..fork(1, 0)
-        })
-        .await;
-    let mut seen = Vec::new();
-    for _ in 0..8 {
-        world.append(&append(1, &[2; 46])).await;
-        world.work().await;
-        seen.push(bounds(&world, 1).await.0);
-        audit(world.store());
-    }
-    assert_eq!(seen[..3], [0, 250, 300]);
-    assert!(seen[7] > 450, "{seen:?}");
-    assert_eq!(bounds(&world, 0).await, (0, 250));
-    assert_eq!(world.read_all(0).await.unwrap().len(), 5);
-    let of_the_fork: Vec<_> = world.read_all(1).await.unwrap();
-    assert_eq!(of_the_fork[0].messages, [vec![2; 46]]);
-}
-
-#[tokio::test]
-async fn inherited_data_ages_from_the_fork_on() {
-    let mut world = World::over(&MemoryStore::new(), small());
-    world.create(&stream(0)).await;
-    world.append(&append(0, b"old")).await;
-    live_through(&mut world, 2 * AGE_MS).await;
-    let retention = by_age(1).retention;
-    world
-        .create(&Create {
-            retention,
-            ..fork(1, 0)
-        })
-        .await;
-    live_through(&mut world, AGE_MS - 1000).await;
-    assert_eq!(bounds(&world, 1).await, (0, 7));
-    live_through(&mut world, AGE_MS / 4 + 2000).await;
-    assert_eq!(bounds(&world, 1).await, (7, 7));
-    assert_eq!(bounds(&world, 0).await, (0, 7));
     audit_at_rest(world.store());
 }
 
@@ -447,36 +268,42 @@ async fn a_successor_is_not_trimmed_by_what_was_left_of_the_stream_before_it() {
     audit_at_rest(world.store());
 }
 
+/// A stream that is trimmed, alone and among others: what is removed lies in the same files as what
+/// stays.
 #[tokio::test]
 async fn trimmed_data_gives_its_disk_space_back() {
+    const APPENDS: usize = 300;
     const APPEND_BYTES: usize = 1 << 20;
-    const APPENDS: usize = 200;
-    let config = LogConfig {
-        durability: Durability::Os,
-        ..LogConfig::default()
-    };
-    let mut world = World::open(Disk::rocks(), config);
-    world.create(&by_bytes(0, 8 << 20)).await;
-    let mut noise = vec![0; APPEND_BYTES];
-    for number in 0..APPENDS {
-        StdRng::seed_from_u64(number as u64).fill(&mut noise[..]);
-        world.append(&append(0, &noise)).await;
+    const KEPT_BYTES: u64 = 32 << 20;
+    /// What may wait to be given back.
+    const WAITING_BYTES: u64 = 64 << 20;
+    for another in [false, true] {
+        let config = LogConfig {
+            durability: Durability::Os,
+            ..LogConfig::default()
+        };
+        let mut world = World::open(Disk::rocks(), config);
+        world.create(&by_bytes(0, KEPT_BYTES)).await;
+        world.create(&stream(1)).await;
+        let mut noise = vec![0; APPEND_BYTES];
+        for number in 0..APPENDS {
+            StdRng::seed_from_u64(number as u64).fill(&mut noise[..]);
+            world.append(&append(0, &noise)).await;
+            if another && number % 8 == 0 {
+                world.append(&append(1, &noise)).await;
+            }
+        }
         world.work().await;
+        let mut alive = 0;
+        for path in 0..2 {
+            let (earliest, tail) = bounds(&world, path).await;
+            alive += tail - earliest;
+            world.read_all(path).await.unwrap();
+        }
+        let figures = world.rocks_figures();
+        let stored = figures.sst_bytes + figures.blob_bytes;
+        assert!(stored < 2 * alive + WAITING_BYTES, "{alive} of {figures:?}");
     }
-    let figures = world.rocks_figures();
-    let data_bytes = figures.sst_bytes + figures.blob_bytes;
-    assert!(
-        data_bytes < (APPENDS * APPEND_BYTES / 2) as u64,
-        "{figures:?}"
-    );
-    let pending = entries(world.store(), Table::Pending);
-    assert_eq!(pending, 0);
-    let last = Append {
-        close: true,
-        ..append(0, b"end")
-    };
-    world.append(&last).await;
-    assert!(!world.read_all(0).await.unwrap().is_empty());
 }
 
 /// Timers and trimming as a server runs them.

@@ -283,4 +283,8 @@ impl Kv for MemoryStore {
     fn compact(&self, _: Table, _: &[u8], _: &[u8]) -> Result<(), KvError> {
         Ok(())
     }
+
+    fn collect(&self, _: Table, _: &[u8], _: &[u8]) -> Result<(), KvError> {
+        Ok(())
+    }
 }
