@@ -134,8 +134,6 @@ struct Shared {
     durability: Durability,
     queue: Mutex<Queue>,
     filled: Condvar,
-    /// Held by the thread that writes.
-    writing: Mutex<()>,
     /// Held by the thread that syncs; taken while writing, so that syncs are in the order of writes.
     syncing: Mutex<()>,
     bytes: Arc<Semaphore>,
@@ -154,6 +152,8 @@ struct Shared {
 struct Queue {
     waiting: Vec<Queued>,
     last_ticket: u64,
+    /// Whether a thread is writing.
+    writing: bool,
     stopped: bool,
 }
 
@@ -171,7 +171,6 @@ impl Committer {
             durability,
             queue: Mutex::default(),
             filled: Condvar::new(),
-            writing: Mutex::default(),
             syncing: Mutex::default(),
             bytes: Arc::new(Semaphore::new(permits as usize)),
             operations: Arc::new(Semaphore::new(limits.ops_max.min(Semaphore::MAX_PERMITS))),
@@ -240,8 +239,12 @@ impl Committer {
             queued.fail(&CommitError::Stopped);
         } else {
             queue.waiting.push(queued);
+            let writing = queue.writing;
             drop(queue);
-            self.shared.filled.notify_one();
+            // Who writes looks again when that is done.
+            if !writing {
+                self.shared.filled.notify_one();
+            }
         }
         (ticket, done)
     }
@@ -279,7 +282,7 @@ impl Committer {
     /// Commits what is queued and ends the threads. What comes later is refused.
     pub(super) fn stop(&self) {
         self.shared.queue.lock().stopped = true;
-        self.shared.filled.notify_one();
+        self.shared.filled.notify_all();
         for thread in self.threads.lock().drain(..) {
             let _ = thread.join();
         }
@@ -311,7 +314,6 @@ impl Shared {
     /// One of the two threads.
     fn commit_all(&self) {
         loop {
-            let writing = self.writing.lock();
             let Some(batch) = self.take_batch() else {
                 return;
             };
@@ -321,6 +323,7 @@ impl Shared {
                 .observe(batch.len(), bytes_of(&batch) as usize);
             if self.apply(&writes).is_err() {
                 fail_all(batch);
+                self.let_write();
                 continue;
             }
             match self.durability {
@@ -328,23 +331,28 @@ impl Shared {
                     // In turn. Until the last sync is done more operations gather, so that batches,
                     // and with them syncs, are few and large.
                     let _syncing = self.syncing.lock();
-                    drop(writing);
+                    self.let_write();
                     self.sync_batch(batch);
                 }
-                Durability::Os => self.publish(batch),
+                Durability::Os => {
+                    self.publish(batch);
+                    self.let_write();
+                }
             }
         }
     }
 
-    /// Takes what waits, in order, up to the size of a batch. `None` once stopped and empty.
+    /// Takes what waits, in order, up to the size of a batch, when nobody else writes. `None` once
+    /// stopped and empty.
     fn take_batch(&self) -> Option<Vec<Queued>> {
         let mut queue = self.queue.lock();
-        while queue.waiting.is_empty() {
-            if queue.stopped {
+        while queue.writing || queue.waiting.is_empty() {
+            if queue.stopped && !queue.writing {
                 return None;
             }
             self.filled.wait(&mut queue);
         }
+        queue.writing = true;
         let fitting = fitting(&queue.waiting);
         if fitting == queue.waiting.len() {
             return Some(std::mem::take(&mut queue.waiting));
@@ -364,6 +372,18 @@ impl Shared {
             tracing::error!(%error, "a write failed: nothing more is written");
             self.failed.store(true, Ordering::Release);
         })
+    }
+
+    /// Lets the other thread write. It is woken only if there is something to write: that takes as
+    /// long as a small write.
+    fn let_write(&self) {
+        let mut queue = self.queue.lock();
+        queue.writing = false;
+        let needed = queue.stopped || !queue.waiting.is_empty();
+        drop(queue);
+        if needed {
+            self.filled.notify_one();
+        }
     }
 
     /// Syncs and publishes a batch, while the other thread writes the next.
