@@ -113,7 +113,13 @@ impl Ring {
         if self.runs.front()?.start > from {
             return None;
         }
-        let first = self.runs.partition_point(|run| run.end() <= from);
+        // Who reads along asks for the last append.
+        let last = self.runs.len() - 1;
+        let first = if self.runs[last].start == from {
+            last
+        } else {
+            self.runs.partition_point(|run| run.end() <= from)
+        };
         let runs = self.runs.range(first..);
         Some(runs.take_while(|run| run.start < to).cloned().collect())
     }

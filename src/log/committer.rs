@@ -134,8 +134,7 @@ struct Shared {
     durability: Durability,
     queue: Mutex<Queue>,
     filled: Condvar,
-    /// Held by the thread that syncs; taken while writing, so that syncs are in the order of writes.
-    syncing: Mutex<()>,
+    synced: Condvar,
     bytes: Arc<Semaphore>,
     operations: Arc<Semaphore>,
     failed: AtomicBool,
@@ -154,6 +153,8 @@ struct Queue {
     last_ticket: u64,
     /// Whether a thread is writing.
     writing: bool,
+    /// Whether a thread is syncing and publishing.
+    syncing: bool,
     stopped: bool,
 }
 
@@ -171,7 +172,7 @@ impl Committer {
             durability,
             queue: Mutex::default(),
             filled: Condvar::new(),
-            syncing: Mutex::default(),
+            synced: Condvar::new(),
             bytes: Arc::new(Semaphore::new(permits as usize)),
             operations: Arc::new(Semaphore::new(limits.ops_max.min(Semaphore::MAX_PERMITS))),
             failed: AtomicBool::new(false),
@@ -328,11 +329,9 @@ impl Shared {
             }
             match self.durability {
                 Durability::Sync => {
-                    // In turn. Until the last sync is done more operations gather, so that batches,
-                    // and with them syncs, are few and large.
-                    let _syncing = self.syncing.lock();
-                    self.let_write();
+                    self.begin_sync();
                     self.sync_batch(batch);
+                    self.end_sync();
                 }
                 Durability::Os => {
                     self.publish(batch);
@@ -378,12 +377,31 @@ impl Shared {
     /// long as a small write.
     fn let_write(&self) {
         let mut queue = self.queue.lock();
+        self.stop_writing(&mut queue);
+    }
+
+    fn stop_writing(&self, queue: &mut Queue) {
         queue.writing = false;
-        let needed = queue.stopped || !queue.waiting.is_empty();
-        drop(queue);
-        if needed {
+        if queue.stopped || !queue.waiting.is_empty() {
             self.filled.notify_one();
         }
+    }
+
+    /// Waits for the last sync, so that syncs are in the order of writes, and then lets the other
+    /// thread write. Until that sync is done more operations gather, so that batches, and with them
+    /// syncs, are few and large.
+    fn begin_sync(&self) {
+        let mut queue = self.queue.lock();
+        while queue.syncing {
+            self.synced.wait(&mut queue);
+        }
+        queue.syncing = true;
+        self.stop_writing(&mut queue);
+    }
+
+    fn end_sync(&self) {
+        self.queue.lock().syncing = false;
+        self.synced.notify_one();
     }
 
     /// Syncs and publishes a batch, while the other thread writes the next.
