@@ -9,8 +9,10 @@ use crate::protocol::request::{self, Command};
 use crate::recorder;
 use crate::serve::{Body, Reply, ServeError, Target};
 use crate::types::StreamPath;
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, header};
 use pingora::protocols::http::ServerSession;
+
+const METHODS: &str = "GET, HEAD, PATCH, OPTIONS";
 
 impl Gateway {
     /// Answers a request at the URL of a recording.
@@ -30,6 +32,7 @@ impl Gateway {
         }
         let streams = &recordings.streams;
         if request.method == Method::PATCH {
+            asked.recording = Some(path.clone());
             self.bodies.drain(session).await;
             self.abort(session, &path).await?;
             let mut head = Head::new(StatusCode::NO_CONTENT, streams.config.cors);
@@ -70,6 +73,12 @@ impl Gateway {
         if let (Answer::Reply(reply), Some(upstream_type)) = (&mut answer, upstream_type) {
             let name = names::UPSTREAM_CONTENT_TYPE;
             reply.head.set_text(name, &upstream_type);
+        } else if let Answer::Reply(preflight) = &mut answer {
+            preflight.head.set_text(header::ALLOW, METHODS);
+            if streams.config.cors {
+                let name = header::ACCESS_CONTROL_ALLOW_METHODS;
+                preflight.head.set_text(name, METHODS);
+            }
         }
         Ok(answer)
     }
@@ -89,7 +98,7 @@ impl Gateway {
         }
         match self.recorder.running(path) {
             // It is not one reader's to end.
-            Some(recording) if recording.shared => return Err(ServeError::ReadOnly),
+            Some(recording) if recording.shared => return Err(ServeError::SharedFeed),
             Some(recording) => recording.abort().await,
             None => drop(self.server.view(path).await?),
         }

@@ -16,6 +16,7 @@ use crate::types::Outcome;
 use http::{HeaderValue, StatusCode, header};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// Waits between two connections: doubled from the first to the last, each cut by chance, so that
 /// servers that lost the same upstream do not come back together.
@@ -52,17 +53,20 @@ impl Recorder {
                 let reader = recording.enter();
                 if let Some(started) = recording.started().await {
                     self.metrics.recordings.attached(Way::Feed).inc();
-                    return self.follow(route, &started, last_event, reader).await;
+                    let over = &recording.over;
+                    return self.follow(route, &started, last_event, reader, over).await;
                 }
             }
             let Some(running) = self.claim(&path, id, &asked, true) else {
                 continue;
             };
-            let reader = running.recording.enter();
+            let recording = running.recording.clone();
+            let reader = recording.enter();
             return match self.start(route, running, request).await? {
                 Answered::Passed(response) => Ok(Opened::Passed(response)),
                 Answered::Recording { started, .. } => {
-                    self.follow(route, &started, last_event, reader).await
+                    let over = &recording.over;
+                    self.follow(route, &started, last_event, reader, over).await
                 }
             };
         }
@@ -76,7 +80,7 @@ impl Recorder {
                 Ok(Opened::Recorded { path, playback, .. }) => {
                     drop(playback);
                     if let Some(recording) = self.running(&path) {
-                        recording.over().await;
+                        recording.ended().await;
                     }
                     backoff = BACKOFF_MIN;
                 }
@@ -100,12 +104,13 @@ impl Recorder {
         started: &Started,
         last_event: Option<LastEvent>,
         reader: Reader,
+        over: &CancellationToken,
     ) -> Result<Opened, RecordError> {
         let path = started.stream.path().clone();
         let view = started.stream.view(self.clock.now_ms());
         let view = view.map_err(|_| RecordError::Aborted)?;
         let playback = Playback::new(&self.log, started, route.heartbeat, Some(reader));
-        let mut playback = playback.until(&self.interrupt_feeds);
+        let mut playback = playback.until(over);
         playback.go_to(view.tail);
         if let Some(last_event) = &last_event {
             playback.skip_behind(last_event, view.earliest).await?;

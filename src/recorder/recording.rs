@@ -20,6 +20,8 @@ pub struct Recording {
     pub shared: bool,
     pub(super) readers: Arc<Readers>,
     abort: CancellationToken,
+    /// Cancelled when nothing more will be recorded.
+    pub(super) over: CancellationToken,
     stage: watch::Sender<Stage>,
 }
 
@@ -64,6 +66,7 @@ impl Recording {
             shared,
             readers: Arc::default(),
             abort: CancellationToken::new(),
+            over: CancellationToken::new(),
             stage: watch::Sender::new(Stage::Calling),
         }
     }
@@ -76,13 +79,12 @@ impl Recording {
     /// Ends the upstream call, and returns when the closing of the stream is durable.
     pub async fn abort(&self) {
         self.abort.cancel();
-        self.over().await;
+        self.ended().await;
     }
 
     /// Returns when nothing more will be recorded.
-    pub(super) async fn over(&self) {
-        let mut stage = self.stage.subscribe();
-        let _ = stage.wait_for(|stage| matches!(stage, Stage::Over)).await;
+    pub(super) async fn ended(&self) {
+        self.over.cancelled().await;
     }
 
     pub(super) async fn aborted(&self) {
@@ -90,6 +92,9 @@ impl Recording {
     }
 
     pub(super) fn come_to(&self, stage: Stage) {
+        if matches!(stage, Stage::Over) {
+            self.over.cancel();
+        }
         self.stage.send_replace(stage);
     }
 

@@ -60,6 +60,8 @@ pub enum ServeError {
     Subscriptions,
     #[error("this URL only reads")]
     ReadOnly,
+    #[error("a feed that others read too is not one reader's to end")]
+    SharedFeed,
     #[error("the only action is abort")]
     InvalidAction,
     #[error("the URL is not signed")]
@@ -169,6 +171,7 @@ impl ServeError {
             Self::TooManyReaders => (S::SERVICE_UNAVAILABLE, "TOO_MANY_READERS"),
             Self::Subscriptions => (S::NOT_IMPLEMENTED, "SUBSCRIPTIONS_NOT_IMPLEMENTED"),
             Self::ReadOnly | Self::Tunnel => (S::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED"),
+            Self::SharedFeed => (S::CONFLICT, "FEED_SHARED"),
             Self::InvalidAction => (S::BAD_REQUEST, "INVALID_ACTION"),
             Self::NotSigned => (S::UNAUTHORIZED, "MISSING_SIGNATURE"),
             Self::SignatureInvalid => (S::UNAUTHORIZED, "SIGNATURE_INVALID"),

@@ -61,6 +61,15 @@ test("nobody but the upstream writes", patience, async () => {
   assert.equal(await (await stream({ url, live: false })).text(), eventsText("count=3"))
 })
 
+test("a page of any origin may read and stop it", patience, async () => {
+  const { url, body } = await record("count=3")
+  await body
+  const response = await fetch(url, { method: "OPTIONS" })
+  assert.equal(response.status, 204)
+  assert.equal(response.headers.get("access-control-allow-origin"), "*")
+  assert.match(response.headers.get("access-control-allow-methods"), /GET.*PATCH/)
+})
+
 test("a URL that was changed opens nothing", patience, async () => {
   const { url, body } = await record("count=3")
   await body

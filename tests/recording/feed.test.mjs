@@ -96,3 +96,12 @@ test("a feed that nobody reads is left, and taken up again where it was", patien
   assertConsecutive([...numbers(first), ...numbers(second)])
   assert.equal((await both.upstream.calls(`GET /feed/${name}`)).calls, 2)
 })
+
+test("an upstream that wants nobody back ends the answers of all clients", patience, async () => {
+  const url = `${both.server.url}/shared/feed/${randomUUID()}?interval=20&since=start&last=20`
+  const clients = await Promise.all(Array.from({ length: 3 }, () => fetch(url)))
+  for (const client of clients) {
+    const events = parseEvents(Buffer.from(await client.arrayBuffer()))
+    assert.equal(JSON.parse(events.at(-1).data).n, 20)
+  }
+})

@@ -5,6 +5,7 @@
 //   interval=MS    between events (20); what the first client says counts
 //   drop_after=N   end the connection after so many events
 //   break_after=N  break it off instead
+//   last=N         end after event N, and answer who comes after it with 204
 //   since=start    from the first event on, where no Last-Event-ID says otherwise
 
 import { breakOff, Writer } from "./io.mjs"
@@ -32,6 +33,11 @@ export class Feeds {
     const last = request.headers["last-event-id"]
     const fromStart = url.searchParams.get("since") === "start"
     let n = last !== undefined ? Number(last) : fromStart ? 0 : Math.floor(age() / feed.interval)
+    const lastOfAll = number("last", Infinity)
+    if (n >= lastOfAll) {
+      response.writeHead(204)
+      return response.end()
+    }
     const dropAfter = n + number("drop_after", Infinity)
     const breakAfter = n + number("break_after", Infinity)
 
@@ -42,7 +48,7 @@ export class Feeds {
       n++
       if (!(await writer.pause(n * feed.interval - age()))) return
       if (!(await writer.write(feedEvent(name, n)))) return
-      if (n >= dropAfter) return response.end()
+      if (n >= dropAfter || n >= lastOfAll) return response.end()
       if (n >= breakAfter) {
         await writer.pause(50)
         call.broken = true
