@@ -11,6 +11,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 const STREAM: &str = "news";
+const READERS_MANY: usize = 100;
 const SETTLE: Duration = Duration::from_secs(3);
 /// How long after the last delivery a second one of the same event would be noticed.
 const REPEAT: Duration = Duration::from_millis(300);
@@ -52,10 +53,12 @@ pub(super) fn measure(
     let each = |mib: f64| (mib - before.resident_mib) * 1024.0 / count as f64;
     let used = live.since(idle);
     let delivered = deliveries.latency.len() as f64;
-    let mut figures = vec![
-        Figure::less("KiB per reader, idle", each(idle.resident_mib)),
-        Figure::less("KiB per reader, live", each(live.resident_mib)),
-    ];
+    let mut figures = Vec::new();
+    // Of few readers, memory says nothing.
+    if count >= READERS_MANY {
+        figures.push(Figure::less("KiB per reader, idle", each(idle.resident_mib)));
+        figures.push(Figure::less("KiB per reader, live", each(live.resident_mib)));
+    }
     figures.extend(latency("delivery ", &deliveries.latency));
     figures.extend(latency("append ", &appends));
     figures.push(Figure::less(
