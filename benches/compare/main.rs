@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 
 /// Measures Headwater beside other servers of the protocol.
 #[derive(Parser)]
+#[command(args_override_self = true)]
 struct Args {
     /// What to measure; all of it, if none is named.
     #[arg(long, value_enum, value_delimiter = ',')]
@@ -56,6 +57,10 @@ struct Args {
     #[arg(long, default_value = concat!(env!("CARGO_TARGET_TMPDIR"), "/compare"))]
     scratch: PathBuf,
 
+    /// Goes on where an earlier run with the same arguments ended.
+    #[arg(long)]
+    resume: bool,
+
     /// Writes the results into docs/benchmarks.md, with plots beside it.
     #[arg(long)]
     write: bool,
@@ -78,7 +83,7 @@ fn main() -> io::Result<()> {
         log_settings: args.log_settings.clone(),
     };
     let results = setup.scratch.join("results.jsonl");
-    let mut report = Report::begin(&results)?;
+    let mut report = Report::begin(&results, args.resume)?;
     for row in chosen(&args) {
         for case in row.cases(&args.sizes) {
             let servers = case.servers.iter().copied();
@@ -88,8 +93,7 @@ fn main() -> io::Result<()> {
             report.begin_case(&case);
             for pair in 0..args.pairs {
                 for &kind in &servers {
-                    let measured = (case.measure)(&setup, kind, &args.sizes);
-                    report.add(kind, pair, measured)?;
+                    report.add(kind, pair, || (case.measure)(&setup, kind, &args.sizes))?;
                 }
             }
         }

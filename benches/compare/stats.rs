@@ -1,16 +1,17 @@
 //! Figures and what repeated runs say of them.
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
 /// Which way a figure is better.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Better {
     More,
     Less,
 }
 
 /// One measured number.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Figure {
     pub(crate) name: String,
     pub(crate) value: f64,

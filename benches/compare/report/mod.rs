@@ -8,15 +8,20 @@ mod table;
 use crate::rows::Case;
 use crate::servers::Kind;
 use crate::stats::{Better, Figure, Target, median, spread};
-use std::fs::File;
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
 /// What one run on one server gave.
+#[derive(Clone, Serialize, Deserialize)]
 struct Run {
+    title: String,
     kind: Kind,
     pair: usize,
     figures: Vec<Figure>,
+    /// Why the server could not be measured.
+    failure: Option<String>,
 }
 
 /// What was measured in one case.
@@ -25,8 +30,6 @@ struct Measured {
     servers: &'static [Kind],
     targets: Vec<Target>,
     runs: Vec<Run>,
-    /// Why a server could not be measured.
-    failures: Vec<(Kind, String)>,
 }
 
 /// Ratios of pairs of runs.
@@ -40,14 +43,26 @@ struct Ratio {
 pub(crate) struct Report {
     cases: Vec<Measured>,
     lines: File,
+    /// Runs of an earlier time, which need not be repeated.
+    known: Vec<Run>,
 }
 
 impl Report {
-    /// Begins a report; the lines of earlier ones stay in the file.
-    pub(crate) fn begin(path: &Path) -> io::Result<Self> {
+    /// Begins a report whose runs are also lines of a file: after those that are there, or without
+    /// them.
+    pub(crate) fn begin(path: &Path, resume: bool) -> io::Result<Self> {
+        let mut known = Vec::new();
+        if resume && path.exists() {
+            for line in fs::read_to_string(path)?.lines() {
+                known.push(serde_json::from_str(line)?);
+            }
+        } else {
+            File::create(path)?;
+        }
         Ok(Self {
             cases: Vec::new(),
-            lines: File::options().create(true).append(true).open(path)?,
+            lines: File::options().append(true).open(path)?,
+            known,
         })
     }
 
@@ -57,53 +72,52 @@ impl Report {
             servers: case.servers,
             targets: case.targets.clone(),
             runs: Vec::new(),
-            failures: Vec::new(),
         });
     }
 
-    /// Adds a run to the case that was begun last.
+    /// Adds a run to the case that was begun last; it is measured unless it is known.
     pub(crate) fn add(
         &mut self,
         kind: Kind,
         pair: usize,
-        measured: io::Result<Vec<Figure>>,
+        measure: impl FnOnce() -> io::Result<Vec<Figure>>,
     ) -> io::Result<()> {
         let Some(case) = self.cases.last_mut() else {
             return Ok(());
         };
-        let shown = format!("{} [{}, {}]", case.title, pair + 1, kind.name());
-        let figures = match measured {
-            Ok(figures) => figures,
-            Err(error) => {
-                eprintln!("{shown} failed: {error}");
-                case.failures.push((kind, error.to_string()));
-                return Ok(());
-            }
-        };
-        let values: serde_json::Map<String, serde_json::Value> = figures
-            .iter()
-            .map(|figure| (figure.name.clone(), figure.value.into()))
-            .collect();
-        let line = serde_json::json!({
-            "row": case.title, "server": kind.name(), "pair": pair, "figures": values,
-        });
-        writeln!(self.lines, "{line}")?;
-        let texts = figures
-            .iter()
-            .map(|figure| format!("{} {}", figure.name, table::number(figure.value)));
-        eprintln!("{shown} {}", texts.collect::<Vec<_>>().join(", "));
-        case.runs.push(Run {
+        let mut known = self.known.iter();
+        let same = |run: &&Run| run.title == case.title && (run.kind, run.pair) == (kind, pair);
+        if let Some(run) = known.find(same) {
+            case.runs.push(run.clone());
+            return Ok(());
+        }
+        let measured = measure();
+        let run = Run {
+            title: case.title.clone(),
             kind,
             pair,
-            figures,
-        });
+            failure: measured.as_ref().err().map(ToString::to_string),
+            figures: measured.unwrap_or_default(),
+        };
+        writeln!(self.lines, "{}", serde_json::to_string(&run)?)?;
+        let shown = |figure: &Figure| format!("{} {}", figure.name, table::number(figure.value));
+        let figures: Vec<String> = run.figures.iter().map(shown).collect();
+        let failure = run.failure.as_deref().unwrap_or_default();
+        eprintln!(
+            "{} [{}, {}] {}{failure}",
+            case.title,
+            pair + 1,
+            kind.name(),
+            figures.join(", "),
+        );
+        case.runs.push(run);
         Ok(())
     }
 
     /// Whether Headwater could not be measured somewhere.
     pub(crate) fn headwater_failed(&self) -> bool {
-        let mut failures = self.cases.iter().flat_map(|case| &case.failures);
-        failures.any(|(kind, _)| *kind == Kind::Headwater)
+        let mut runs = self.cases.iter().flat_map(|case| &case.runs);
+        runs.any(|run| run.kind == Kind::Headwater && run.failure.is_some())
     }
 
     /// All tables.

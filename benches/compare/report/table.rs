@@ -30,10 +30,9 @@ pub(super) fn of(case: &Measured) -> String {
         let ratio = ratio(case.ratio(name));
         let _ = writeln!(out, " {ratio} | {target} | {met} |");
     }
-    let mut said = Vec::new();
-    for (kind, failure) in &case.failures {
-        if !said.contains(kind) {
-            said.push(*kind);
+    for kind in case.servers {
+        let mut runs = case.runs.iter().filter(|run| run.kind == *kind);
+        if let Some(failure) = runs.find_map(|run| run.failure.as_deref()) {
             let _ = writeln!(out, "\n{} could not: {}", kind.name(), first_line(failure));
         }
     }

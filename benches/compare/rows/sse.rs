@@ -56,8 +56,14 @@ pub(super) fn measure(
     let mut figures = Vec::new();
     // Of few readers, memory says nothing.
     if count >= READERS_MANY {
-        figures.push(Figure::less("KiB per reader, idle", each(idle.resident_mib)));
-        figures.push(Figure::less("KiB per reader, live", each(live.resident_mib)));
+        figures.push(Figure::less(
+            "KiB per reader, idle",
+            each(idle.resident_mib),
+        ));
+        figures.push(Figure::less(
+            "KiB per reader, live",
+            each(live.resident_mib),
+        ));
     }
     figures.extend(latency("delivery ", &deliveries.latency));
     figures.extend(latency("append ", &appends));

@@ -5,6 +5,7 @@ mod install;
 
 use crate::http::Client;
 use crate::meter::Cost;
+use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// A server that can be measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 pub(crate) enum Kind {
     Headwater,
     /// The Rust server with storage of its own.
@@ -143,13 +144,14 @@ impl Server {
             tls,
             dir,
         };
-        let answers = |client: &mut Client| client.request("GET", "none", "", b"").is_ok();
-        server.wait(answers)?;
+        server.wait(|client| client.request("GET", "none", "", b"").is_ok())?;
         if let (Kind::Nginx, Some(tls)) = (kind, tls) {
             let command = commands::nginx(server.dir.path(), tls, address)?;
             server.front = Some(spawn(&command, files_max, server.dir.path())?);
         }
-        server.wait_for_port(tls)?;
+        if let Some(tls) = tls {
+            server.wait_until(|| std::net::TcpStream::connect(tls).is_ok())?;
+        }
         Ok(server)
     }
 
@@ -171,31 +173,26 @@ impl Server {
         Ok(begun.elapsed())
     }
 
-    fn wait(&self, answers: impl Fn(&mut Client) -> bool) -> io::Result<()> {
-        self.wait_until(|| {
-            Client::connect(self.address).is_ok_and(|mut client| answers(&mut client))
-        })
+    fn wait(&mut self, answers: impl Fn(&mut Client) -> bool) -> io::Result<()> {
+        let address = self.address;
+        self.wait_until(|| Client::connect(address).is_ok_and(|mut client| answers(&mut client)))
     }
 
-    fn wait_for_port(&self, address: Option<SocketAddr>) -> io::Result<()> {
-        self.wait_until(|| {
-            address.is_none_or(|address| std::net::TcpStream::connect(address).is_ok())
-        })
-    }
-
-    fn wait_until(&self, ready: impl Fn() -> bool) -> io::Result<()> {
+    fn wait_until(&mut self, ready: impl Fn() -> bool) -> io::Result<()> {
         let begun = Instant::now();
         while begun.elapsed() < START_MAX {
             if ready() {
                 return Ok(());
             }
+            let front = self.front.as_mut().map(Child::try_wait).transpose()?;
+            if self.child.try_wait()?.or(front.flatten()).is_some() {
+                break;
+            }
             std::thread::sleep(START_CHECK);
         }
         let name = self.kind.name();
         let said = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
-        Err(io::Error::other(format!(
-            "{name} does not answer; it said: {said}"
-        )))
+        Err(io::Error::other(format!("{name} does not start: {said}")))
     }
 
     /// What it has used, and what stands in front of it.
