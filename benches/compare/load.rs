@@ -101,16 +101,15 @@ impl Load {
         }
     }
 
-    /// Runs a workload until it has no more requests, or the time is over and all are answered.
+    /// Connects, and runs a workload until it has no more requests, or the time is over and all are
+    /// answered.
     pub(crate) fn run(self, workload: &mut impl Workload) -> io::Result<Outcome> {
-        let mut run = Run::connect(self)?;
-        run.drive(workload)?;
-        Ok(Outcome {
-            operations: run.latency.len(),
-            elapsed: run.begun.elapsed(),
-            latency: run.latency,
-            failure: run.failure,
-        })
+        self.connect()?.run(workload)
+    }
+
+    /// Connects, so that what runs beside the load can begin when all connections are there.
+    pub(crate) fn connect(self) -> io::Result<Run> {
+        Run::connect(self)
     }
 }
 
@@ -121,6 +120,11 @@ const PATIENCE: u32 = 3;
 /// The longest sleep when the next request is due sooner than a poll can wake: answers that come
 /// meanwhile are seen that much later.
 const NAP: Duration = Duration::from_micros(50);
+/// Connections that are made at once, and the time to accept them: more would overflow the queues of
+/// some servers, which shows as seconds of latency.
+const WAVE: usize = 100;
+const WAVE_PAUSE: Duration = Duration::from_millis(20);
+/// How much too late a poll may wake.
 const POLL_STEP: Duration = Duration::from_millis(1);
 const BUFFER_BYTES: usize = 128 * 1024;
 
@@ -135,7 +139,8 @@ struct Connection {
     done: bool,
 }
 
-struct Run {
+/// A load whose connections are there.
+pub(crate) struct Run {
     load: Load,
     poll: Poll,
     connections: Vec<Connection>,
@@ -156,6 +161,9 @@ impl Run {
         let poll = Poll::new()?;
         let mut connections = Vec::with_capacity(load.connections);
         for index in 0..load.connections {
+            if index % WAVE == WAVE - 1 {
+                std::thread::sleep(WAVE_PAUSE);
+            }
             // Connected before it is watched, so that all begin at once.
             let stream = std::net::TcpStream::connect(load.address)?;
             stream.set_nodelay(true)?;
@@ -184,6 +192,18 @@ impl Run {
             request: Vec::with_capacity(4096),
             buffer: vec![0; BUFFER_BYTES],
             failure: None,
+        })
+    }
+
+    /// Runs the workload to its end.
+    pub(crate) fn run(mut self, workload: &mut impl Workload) -> io::Result<Outcome> {
+        self.begun = Instant::now();
+        self.drive(workload)?;
+        Ok(Outcome {
+            operations: self.latency.len(),
+            elapsed: self.begun.elapsed(),
+            latency: self.latency,
+            failure: self.failure,
         })
     }
 
@@ -252,7 +272,6 @@ impl Run {
             // What is late waits for a connection.
             _ if self.free.is_empty() => SILENCE_MAX,
             None => SILENCE_MAX,
-            // A poll wakes up to this much too late.
             Some(left) if left > 2 * POLL_STEP => left.saturating_sub(POLL_STEP),
             Some(left) => {
                 std::thread::sleep(left.min(NAP));

@@ -80,6 +80,8 @@ pub(super) fn measure(
     // Of few streams each has several events a second, of many each has one.
     let per_second = (streams.max(50)) as f64;
     let events = (sizes.time().as_secs_f64() * per_second) as u64 / streams as u64;
+    let load = Load::closed(server.address, connections, sizes.time() + super::TIME_MAX);
+    let run = load.connect()?;
     let base = Instant::now();
     let publisher = Publisher {
         streams: &names,
@@ -102,8 +104,7 @@ pub(super) fn measure(
             std::thread::sleep(SETTLE);
             publisher.run(server.address, per_second, sizes.time())
         });
-        let load = Load::closed(server.address, connections, sizes.time() + super::TIME_MAX);
-        let polled = load.run(&mut polls)?.complete();
+        let polled = run.run(&mut polls)?.complete();
         let appends = appends
             .join()
             .map_err(|_| failed("the publisher failed"))??;
