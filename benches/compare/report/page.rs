@@ -24,8 +24,9 @@ pub(super) fn write(cases: &[Measured], docs: &Path, arguments: &[String]) -> io
 }
 
 fn results(cases: &[Measured], arguments: &[String]) -> String {
-    let arguments = arguments.iter().filter(|argument| *argument != "--bench");
-    let arguments = arguments.map(String::as_str).collect::<Vec<_>>();
+    let hidden = ["--bench", "--resume", "--write"];
+    let arguments = arguments.iter().map(String::as_str);
+    let arguments: Vec<&str> = arguments.filter(|one| !hidden.contains(one)).collect();
     let mut out = format!(
         "\nMeasured on {}, on {}, with `{}`.\n\n",
         machine::today(),

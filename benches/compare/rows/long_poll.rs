@@ -76,12 +76,12 @@ pub(super) fn measure(
     fill::create(&server, streams, "text/plain", |stream| {
         names[stream].clone()
     })?;
-    let before = server.cost()?;
     // Of few streams each has several events a second, of many each has one.
     let per_second = (streams.max(50)) as f64;
     let events = (sizes.time().as_secs_f64() * per_second) as u64 / streams as u64;
     let load = Load::closed(server.address, connections, sizes.time() + super::TIME_MAX);
     let run = load.connect()?;
+    let before = server.cost()?;
     let base = Instant::now();
     let publisher = Publisher {
         streams: &names,

@@ -165,7 +165,7 @@ impl Row {
         if streams <= 100 {
             targets.push(Target::at_most("p99 ms", 1.0));
         }
-        let title = format!("append 256 B, 64 connections, {streams} streams");
+        let title = format!("append 256 B, 64 connections, {}", many(streams, "stream"));
         Case::new(title, servers, &targets, move |setup, kind, sizes| {
             append::measure(setup, kind, sizes, streams)
         })
@@ -297,7 +297,8 @@ fn sse_cases(sizes: &Sizes) -> Vec<Case> {
     let case = |count: &usize| {
         let count = *count;
         let per_second = (DELIVERIES_PER_SECOND / count as f64).clamp(1.0, EVENTS_PER_SECOND);
-        let title = format!("{count} SSE readers, {per_second} events a second");
+        let readers = many(count, "SSE reader");
+        let title = format!("{readers}, {per_second} events a second");
         let mut targets = vec![Target::at_most("server CPU µs per delivery", 1.0)];
         if count >= 1000 {
             targets.push(Target::at_most("delivery p99 ms", 1.0));
@@ -324,6 +325,12 @@ fn long_poll_cases(sizes: &Sizes) -> Vec<Case> {
         .flat_map(|connections| [(10, *connections), (1000, (*connections).max(1000))])
         .map(case)
         .collect()
+}
+
+/// A number of things.
+fn many(count: usize, thing: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {thing}{plural}")
 }
 
 /// Connections of a load, where nothing else is said.
