@@ -49,8 +49,10 @@ fn first_line(text: &str) -> &str {
 fn ratio(ratio: Option<Ratio>) -> String {
     ratio.map_or("–".to_owned(), |ratio| {
         format!(
-            "{:.2} ({:.2} to {:.2})",
-            ratio.median, ratio.least, ratio.greatest
+            "{} ({} to {})",
+            number(ratio.median),
+            number(ratio.least),
+            number(ratio.greatest),
         )
     })
 }
@@ -60,6 +62,7 @@ pub(super) fn number(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
-        _ => format!("{value:.2}"),
+        size if size >= 0.1 || size == 0.0 => format!("{value:.2}"),
+        _ => format!("{value:.4}"),
     }
 }
