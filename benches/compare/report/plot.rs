@@ -44,6 +44,7 @@ const TITLE_HEIGHT: i32 = 40;
 const BAR_HEIGHT: i32 = 24;
 const LABELS_WIDTH: i32 = 430;
 const VALUES_WIDTH: i32 = 60;
+const VALUE_WIDTH: i32 = 36;
 const FASTER: RGBColor = RGBColor(38, 120, 178);
 const SLOWER: RGBColor = RGBColor(214, 110, 52);
 const FONT: &str = "sans-serif";
@@ -99,7 +100,10 @@ fn draw(
         root.draw(&PathElement::new(whisker, BLACK.stroke_width(1)))?;
         root.draw(&Text::new(*name, (LABELS_WIDTH - 8, middle), right.clone()))?;
         let value = format!("{:.2}", ratio.median);
-        let beside = at(ratio.greatest.max(ratio.median)) + 6;
+        let end = at(ratio.greatest.max(ratio.median));
+        // Not across the line where both are equal.
+        let crosses = end <= at(1.0) && end + VALUE_WIDTH > at(1.0);
+        let beside = if crosses { at(1.0) } else { end } + 6;
         root.draw(&Text::new(value, (beside, middle), left.clone()))?;
     }
     let bottom = height - BAR_HEIGHT / 2;
