@@ -1,6 +1,6 @@
 # make run    builds Headwater and starts it on 127.0.0.1:4437, data in ./data
 # make test   everything that must pass before a change lands
-# make bench  measures Headwater beside another server, for some minutes
+# make bench  measures Headwater beside other servers, for some minutes
 #
 # Both install what is missing on a fresh Debian machine that has Rust and Node.
 # Everything is built in one profile and outside the clone, so that RocksDB,
@@ -23,7 +23,7 @@ RECORDING_VENV := tests/recording/python/.venv
 .PHONY: help
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
-	echo "Also: build fmt lint deny unit conformance clients recording clean"
+	echo "Also: build fmt lint deny unit conformance clients recording bench-full bench-micro clean"
 
 # --- Building and running
 
@@ -103,12 +103,28 @@ recording: build tests/recording/node_modules/.package-lock.json $(RECORDING_VEN
 
 # --- Measuring
 
-# What and how much: make bench ARGS="--rows get,append-1 --pairs 5", or --help
+# Other rows and sizes: make bench ARGS="--rows get,append-1 --pairs 5", or --help
+BENCH := cargo bench --profile release --locked --bench
+BENCH_QUICK := --pairs 1 --seconds 3 --streams 100000 --settle 5 --history-mib 256 \
+	--sustained-seconds 20 --growth-streams 15000 --growth-mib 256
+BENCH_FULL := --pairs 5 --seconds 10 --restart 19000,200000,1000000 --history-mib 10240 \
+	--sustained-seconds 1200 --growth-streams 1000000 --growth-mib 10240
+
 .PHONY: bench
 bench: prerequisites
-	cargo bench --profile release --locked --bench compare -- $(ARGS)
+	$(BENCH) compare -- $(BENCH_QUICK) $(ARGS)
+
+# Hours; one that was interrupted goes on with ARGS=--resume.
+.PHONY: bench-full
+bench-full: prerequisites
+	$(BENCH) compare -- $(BENCH_FULL) --write $(ARGS)
+
+# The smallest steps by themselves: make bench-micro ARGS=json
+.PHONY: bench-micro
+bench-micro: prerequisites
+	$(BENCH) micro -- $(ARGS)
 
 .PHONY: clean
 clean:
 	cargo clean --release --package headwater
-	rm -rf tests/*/node_modules tests/clients/*/node_modules $(CLIENTS_VENV) $(RECORDING_VENV)
+	rm -rf tests/*/node_modules benches/compare/node/node_modules tests/clients/*/node_modules $(CLIENTS_VENV) $(RECORDING_VENV)

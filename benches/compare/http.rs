@@ -1,7 +1,7 @@
 //! Just enough HTTP/1.1 to make requests and to read answers.
 
-use memchr::memmem;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use crate::decode::{Decoder, Part};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use std::time::Duration;
 pub(crate) const PREFIX: &str = "/v1/stream/";
 
 const TIMEOUT: Duration = Duration::from_mins(1);
+const BUFFER_BYTES: usize = 64 * 1024;
 
 /// Writes the head of a request. `fields` are header lines, each ended by CRLF.
 pub(crate) fn put_head(out: &mut Vec<u8>, method: &str, stream: &str, fields: &str) {
@@ -25,45 +26,15 @@ pub(crate) fn put_head(out: &mut Vec<u8>, method: &str, stream: &str, fields: &s
     }
 }
 
-/// An answer whose length is known.
-pub(crate) struct Answer<'a> {
-    pub(crate) status: u16,
-    pub(crate) body: &'a [u8],
-    /// Bytes of head and body.
-    pub(crate) bytes: usize,
-}
-
-/// The answer at the beginning of `received`; `None` if more must be read.
-pub(crate) fn answer(received: &[u8]) -> io::Result<Option<Answer<'_>>> {
-    let Some(end) = memmem::find(received, b"\r\n\r\n") else {
-        return Ok(None);
-    };
-    let head = &received[..end + 2];
-    let status = status(head)?;
-    let length = match field(head, "content-length") {
-        Some(text) => text
-            .parse()
-            .map_err(|_| bad("its length is not a number"))?,
-        None if status == 204 || status == 304 => 0,
-        None => return Err(bad("it has no length")),
-    };
-    let begin = end + 4;
-    let body = received.get(begin..begin + length);
-    Ok(body.map(|body| Answer {
-        status,
-        body,
-        bytes: begin + length,
-    }))
-}
-
-fn bad(what: &str) -> io::Error {
+pub(crate) fn bad(what: &str) -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidData,
         format!("an answer is unusable: {what}"),
     )
 }
 
-fn status(head: &[u8]) -> io::Result<u16> {
+/// The status of an answer.
+pub(crate) fn status(head: &[u8]) -> io::Result<u16> {
     let digits = head
         .get(9..12)
         .and_then(|digits| std::str::from_utf8(digits).ok());
@@ -84,13 +55,17 @@ pub(crate) fn field<'a>(head: &'a [u8], name: &str) -> Option<&'a str> {
 
 /// A connection for what is not measured: set-up and verification.
 pub(crate) struct Client {
-    stream: BufReader<TcpStream>,
+    stream: TcpStream,
+    buffer: Vec<u8>,
 }
 
 /// An answer, read whole.
 pub(crate) struct Whole {
     pub(crate) status: u16,
-    pub(crate) head: Vec<u8>,
+    pub(crate) closed: bool,
+    pub(crate) up_to_date: bool,
+    /// The offset to read on from.
+    pub(crate) next: Option<String>,
     pub(crate) body: Vec<u8>,
 }
 
@@ -100,7 +75,8 @@ impl Client {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(TIMEOUT))?;
         Ok(Self {
-            stream: BufReader::new(stream),
+            stream,
+            buffer: vec![0; BUFFER_BYTES],
         })
     }
 
@@ -115,7 +91,7 @@ impl Client {
         let fields = format!("{fields}Content-Length: {}\r\n", body.len());
         put_head(&mut request, method, stream, &fields);
         request.extend_from_slice(body);
-        self.stream.get_mut().write_all(&request)
+        self.stream.write_all(&request)
     }
 
     pub(crate) fn request(
@@ -130,36 +106,31 @@ impl Client {
     }
 
     pub(crate) fn receive(&mut self) -> io::Result<Whole> {
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            if self.stream.read_until(b'\n', &mut head)? == 0 {
+        let mut decoder = Decoder::new();
+        let mut body = Vec::new();
+        let mut whole = None;
+        while whole.is_none() {
+            let bytes = self.stream.read(&mut self.buffer)?;
+            if bytes == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
+            decoder.decode(&self.buffer[..bytes], &mut |part| {
+                match part {
+                    Part::Body(piece) => body.extend_from_slice(piece),
+                    Part::End(head) => {
+                        whole = Some(Whole {
+                            status: head.status,
+                            closed: head.field("stream-closed").is_some(),
+                            up_to_date: head.field("stream-up-to-date").is_some(),
+                            next: head.field("stream-next-offset").map(str::to_owned),
+                            body: std::mem::take(&mut body),
+                        });
+                    }
+                }
+                Ok(())
+            })?;
         }
-        let status = status(&head)?;
-        let mut body = Vec::new();
-        if let Some(length) = field(&head, "content-length") {
-            let length = length
-                .parse()
-                .map_err(|_| bad("its length is not a number"))?;
-            body.resize(length, 0);
-            self.stream.read_exact(&mut body)?;
-        } else if field(&head, "transfer-encoding").is_some() {
-            while self.chunk(&mut body)? {}
-        }
-        Ok(Whole { status, head, body })
-    }
-
-    fn chunk(&mut self, body: &mut Vec<u8>) -> io::Result<bool> {
-        let mut line = String::new();
-        self.stream.read_line(&mut line)?;
-        let length =
-            usize::from_str_radix(line.trim(), 16).map_err(|_| bad("a chunk is broken"))?;
-        let begin = body.len();
-        body.resize(begin + length + 2, 0);
-        self.stream.read_exact(&mut body[begin..])?;
-        body.truncate(begin + length);
-        Ok(length > 0)
+        whole.ok_or_else(|| bad("it is not complete"))
     }
 
     /// Creates a stream; that it is there already is a failure.
@@ -191,12 +162,10 @@ impl Client {
                 )));
             }
             data.extend_from_slice(&answer.body);
-            if field(&answer.head, "stream-up-to-date").is_some() {
+            if answer.up_to_date {
                 return Ok(data);
             }
-            let next = field(&answer.head, "stream-next-offset");
-            let next = next.ok_or_else(|| bad("it names no next offset"))?;
-            next.clone_into(&mut offset);
+            offset = answer.next.ok_or_else(|| bad("it names no next offset"))?;
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Many SSE readers on one thread.
 
+use crate::decode::{Decoder, Part};
 use crate::http;
+use crate::live::{Deliveries, Seen};
 use memchr::memmem;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
@@ -11,13 +13,21 @@ use std::time::{Duration, Instant};
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Readers that connect before the answers of all are awaited: fewer than the server's backlog.
 const WAVE: usize = 100;
+const BUFFER_BYTES: usize = 64 * 1024;
+
+struct Reader {
+    connection: TcpStream,
+    decoder: Decoder,
+    /// It was told where it is.
+    placed: bool,
+    seen: Seen,
+}
 
 /// The connections of readers who began at the tail of a stream.
 pub(crate) struct Readers {
     poll: Poll,
-    connections: Vec<TcpStream>,
-    /// What each received since its last complete event.
-    partial: Vec<Vec<u8>>,
+    all: Vec<Reader>,
+    buffer: Vec<u8>,
 }
 
 impl Readers {
@@ -25,19 +35,15 @@ impl Readers {
     pub(crate) fn connect(address: SocketAddr, stream: &str, count: usize) -> io::Result<Self> {
         let mut request = Vec::new();
         let target = format!("{stream}?offset=now&live=sse");
-        http::put_head(
-            &mut request,
-            "GET",
-            &target,
-            "Accept: text/event-stream\r\n",
-        );
+        let fields = "Accept: text/event-stream\r\n";
+        http::put_head(&mut request, "GET", &target, fields);
         let mut readers = Self {
             poll: Poll::new()?,
-            connections: Vec::with_capacity(count),
-            partial: vec![Vec::new(); count],
+            all: Vec::with_capacity(count),
+            buffer: vec![0; BUFFER_BYTES],
         };
-        while readers.connections.len() < count {
-            let begin = readers.connections.len();
+        while readers.all.len() < count {
+            let begin = readers.all.len();
             for index in begin..count.min(begin + WAVE) {
                 let mut connection = std::net::TcpStream::connect(address)?;
                 connection.write_all(&request)?;
@@ -45,102 +51,87 @@ impl Readers {
                 let mut connection = TcpStream::from_std(connection);
                 let registry = readers.poll.registry();
                 registry.register(&mut connection, Token(index), Interest::READABLE)?;
-                readers.connections.push(connection);
+                readers.all.push(Reader {
+                    connection,
+                    decoder: Decoder::new(),
+                    placed: false,
+                    seen: Seen::default(),
+                });
             }
-            readers.await_wave(begin)?;
+            let mut deliveries = Deliveries::new(Instant::now());
+            readers.until(&mut deliveries, SILENCE_MAX, |readers| {
+                readers[begin..].iter().all(|reader| reader.placed)
+            })?;
         }
         Ok(readers)
     }
 
-    /// Waits until all readers from `begin` on have an event.
-    fn await_wave(&mut self, begin: usize) -> io::Result<()> {
-        let mut open = self.connections.len() - begin;
-        let mut told = vec![false; open];
-        self.until(SILENCE_MAX, |index, text, _| {
-            let new = memmem::find(text, b"event: control").is_some();
-            if new && index >= begin && !std::mem::replace(&mut told[index - begin], true) {
-                open -= 1;
-            }
-            Ok(open == 0)
-        })?
-        .then_some(())
-        .ok_or_else(|| io::Error::other("a reader got no first event"))
+    /// Waits until each reader has received so many events.
+    pub(crate) fn receive(&mut self, deliveries: &mut Deliveries, events: u64) -> io::Result<()> {
+        let mut behind = 0;
+        self.until(deliveries, SILENCE_MAX, |readers| {
+            // All that is before this one has everything already.
+            behind += readers[behind..]
+                .iter()
+                .take_while(|reader| reader.seen.next == events)
+                .count();
+            behind == readers.len()
+        })
     }
 
-    /// Waits until each reader has received `data` and calls back for each; twice is a failure.
-    pub(crate) fn expect(
-        &mut self,
-        data: &[u8],
-        mut received: impl FnMut(Instant),
-    ) -> io::Result<()> {
-        let mut times = vec![0; self.connections.len()];
-        let mut open = self.connections.len();
-        let complete = self.until(SILENCE_MAX, |index, text, now| {
-            for _ in memmem::find_iter(text, data) {
-                times[index] += 1;
-                if times[index] > 1 {
-                    return Err(io::Error::other("a reader received an event twice"));
-                }
-                open -= 1;
-                received(now);
-            }
-            Ok(open == 0)
-        })?;
-        if complete {
-            Ok(())
-        } else {
-            Err(io::Error::other(format!(
-                "{open} readers did not receive an event"
-            )))
+    /// Fails if any reader receives an event within a time.
+    pub(crate) fn expect_silence(&mut self, time: Duration) -> io::Result<()> {
+        let mut deliveries = Deliveries::new(Instant::now());
+        match self.until(&mut deliveries, time, |_| false) {
+            Err(error) if error.kind() != ErrorKind::TimedOut => Err(error),
+            _ if deliveries.latency.is_empty() => Ok(()),
+            _ => Err(io::Error::other("a reader received an event too many")),
         }
     }
 
-    /// Fails if any reader receives data within a time.
-    pub(crate) fn expect_silence(&mut self, time: Duration) -> io::Result<()> {
-        self.until(time, |_, text, _| {
-            match memmem::find(text, b"event: data") {
-                Some(_) => Err(io::Error::other("a reader received an event twice")),
-                None => Ok(false),
-            }
-        })
-        .map(|_| ())
-    }
-
-    /// Hands complete events to `visit` until it is content, or nothing came for a time: then
-    /// `false`.
+    /// Receives until `complete`; that nothing comes for a time is a failure.
     fn until(
         &mut self,
+        deliveries: &mut Deliveries,
         silence_max: Duration,
-        mut visit: impl FnMut(usize, &[u8], Instant) -> io::Result<bool>,
-    ) -> io::Result<bool> {
+        mut complete: impl FnMut(&[Reader]) -> bool,
+    ) -> io::Result<()> {
         let mut events = Events::with_capacity(1024);
-        let mut buffer = vec![0; 64 * 1024];
-        loop {
+        while !complete(&self.all) {
             self.poll.poll(&mut events, Some(silence_max))?;
             if events.is_empty() {
-                return Ok(false);
+                let what = "a reader did not receive everything";
+                return Err(io::Error::new(ErrorKind::TimedOut, what));
             }
-            let mut content = false;
             for event in &events {
-                let index = event.token().0;
-                let read = match self.connections[index].read(&mut buffer) {
-                    Ok(0) => {
-                        return Err(io::Error::other("the server closed a reader's connection"));
-                    }
-                    Ok(read) => read,
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
-                    Err(error) => return Err(error),
-                };
-                let now = Instant::now();
-                let partial = &mut self.partial[index];
-                partial.extend_from_slice(&buffer[..read]);
-                if let Some(end) = memmem::rfind(partial, b"\n\n") {
-                    content = visit(index, &partial[..end], now)?;
-                    partial.drain(..end + 2);
-                }
+                let reader = &mut self.all[event.token().0];
+                reader.receive(&mut self.buffer, deliveries)?;
             }
-            if content {
-                return Ok(true);
+        }
+        Ok(())
+    }
+}
+
+impl Reader {
+    fn receive(&mut self, buffer: &mut [u8], deliveries: &mut Deliveries) -> io::Result<()> {
+        loop {
+            let bytes = match self.connection.read(buffer) {
+                Ok(0) => return Err(io::Error::other("the server closed a reader's connection")),
+                Ok(bytes) => bytes,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            let (placed, seen) = (&mut self.placed, &mut self.seen);
+            self.decoder
+                .decode(&buffer[..bytes], &mut |part| match part {
+                    Part::Body(piece) => {
+                        *placed = *placed || memmem::find(piece, b"event: control").is_some();
+                        deliveries.receive(seen, piece).map_err(io::Error::other)
+                    }
+                    Part::End(_) => Err(io::Error::other("the server ended a reader's answer")),
+                })?;
+            if bytes < buffer.len() {
+                return Ok(());
             }
         }
     }

@@ -1,21 +1,19 @@
 //! Many small streams: created and closed by one request each, left idle, and found again after a
 //! crash.
 
-use super::{Sizes, failed};
+use super::{CONNECTIONS, Sizes, TIME_MAX, failed, fill};
+use crate::decode::Head;
 use crate::http::{self, Client};
-use crate::load::{self, Outcome, Workload};
+use crate::load::{Load, Outcome, Workload};
+use crate::meter::Meter;
 use crate::servers::{Kind, Server, Setup};
-use crate::stats::Figure;
+use crate::stats::{Figure, latency};
 use std::io::{self, Write};
-use std::time::Duration;
+use std::time::Instant;
 
-const CONNECTIONS: usize = 64;
-const FILES_MAX: u32 = 1024;
-/// As many as the competitor can hold open where 20,000 open files are allowed.
-pub(super) const RESTART_STREAMS: usize = 19_000;
+const FILES_FEW: u32 = 1024;
 /// Streams that are read back.
 const SAMPLES: usize = 1000;
-const TIME_MAX: Duration = Duration::from_mins(10);
 
 struct Creates {
     next: usize,
@@ -46,46 +44,36 @@ fn put_body(out: &mut Vec<u8>, stream: usize) -> io::Result<()> {
 }
 
 impl Workload for Creates {
-    fn next(&mut self, _: usize, request: &mut Vec<u8>) -> bool {
+    fn next(&mut self, _: usize, _: Instant, request: &mut Vec<u8>) -> bool {
         if self.next == self.count {
             return false;
         }
         let stream = self.next;
         self.next += 1;
         self.body.clear();
-        let length = put_body(&mut self.body, stream).map(|()| self.body.len());
-        let written = length.and_then(|length| {
-            write!(
-                request,
-                "PUT {}session/{stream:08} HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n\
-                 Stream-Closed: true\r\nContent-Length: {length}\r\n\r\n",
-                http::PREFIX,
-            )
-        });
+        let written = put_body(&mut self.body, stream);
+        let length = self.body.len();
+        let fields = format!(
+            "Content-Type: text/plain\r\nStream-Closed: true\r\nContent-Length: {length}\r\n"
+        );
+        http::put_head(request, "PUT", &name(stream), &fields);
         request.extend_from_slice(&self.body);
         written.is_ok()
     }
 
-    fn answered(&mut self, _: usize, status: u16, _: &[u8]) -> Result<(), String> {
-        match status {
-            201 => Ok(()),
-            other => Err(format!("a PUT was answered with {other}")),
-        }
+    fn answered(&mut self, _: usize, head: Head<'_>) -> Result<(), String> {
+        fill::expect(head, 201, "a PUT")
     }
 }
 
 fn create(server: &Server, count: usize) -> io::Result<Outcome> {
-    load::run(
-        server.address,
-        CONNECTIONS,
-        TIME_MAX,
-        &mut Creates::new(count),
-    )
+    Load::closed(server.address, CONNECTIONS, TIME_MAX).run(&mut Creates::new(count))
 }
 
+/// Many closed streams on a server that may open few files.
 pub(super) fn measure(setup: &Setup, kind: Kind, sizes: &Sizes) -> io::Result<Vec<Figure>> {
-    let mut server = Server::start(setup, kind, FILES_MAX)?;
-    let before = server.usage()?;
+    let mut server = Server::start(setup, kind, FILES_FEW)?;
+    let meter = Meter::begin(&server)?;
     let outcome = create(&server, sizes.streams)?;
     let count = outcome.operations as usize;
     let mut figures = vec![Figure::more("streams created", count as f64)];
@@ -94,35 +82,60 @@ pub(super) fn measure(setup: &Setup, kind: Kind, sizes: &Sizes) -> io::Result<Ve
         eprintln!("{} ended after {count} streams: {failure}", kind.name());
         return Ok(figures);
     }
-    let after = server.usage()?;
-    let cpu = after.cpu.saturating_sub(before.cpu).as_secs_f64();
     figures.push(Figure::more("per second", outcome.rate()));
-    figures.push(Figure::less("server CPU µs each", cpu * 1e6 / count as f64));
-    figures.push(Figure::less("p99 ms", outcome.latency_ms(0.99)));
-    figures.push(Figure::less("RSS MiB, at once", after.resident_mib()));
+    figures.extend(latency("", &outcome.latency));
+    figures.extend(meter.figures(&server, outcome.operations)?);
     std::thread::sleep(sizes.settle_time());
-    figures.push(Figure::less(
-        "RSS MiB, idle",
-        server.usage()?.resident_mib(),
-    ));
+    let resident = server.cost()?.resident_mib;
+    figures.push(Figure::less("RSS MiB, idle", resident));
     figures.push(Figure::less("restart ms", restart_ms(&mut server, count)?));
-    figures.push(Figure::less(
-        "RSS MiB, restarted",
-        server.usage()?.resident_mib(),
-    ));
+    let resident = server.cost()?.resident_mib;
+    figures.push(Figure::less("RSS MiB, restarted", resident));
     verify(&server, count)?;
     Ok(figures)
 }
 
-pub(super) fn measure_restart(setup: &Setup, kind: Kind) -> io::Result<Vec<Figure>> {
+/// Streams are created, and nothing else, for a time.
+pub(super) fn measure_create(setup: &Setup, kind: Kind, sizes: &Sizes) -> io::Result<Vec<Figure>> {
+    let server = Server::start(setup, kind, crate::open_files_max()?)?;
+    // So many that no server comes near what it may open.
+    let count = sizes.creates;
+    let mut creates = fill::Creates {
+        next: 0,
+        end: count,
+        content_type: "text/plain",
+        name,
+    };
+    let meter = Meter::begin(&server)?;
+    let load = Load::closed(server.address, CONNECTIONS, TIME_MAX);
+    let outcome = load.run(&mut creates)?.complete()?;
+    let mut figures = vec![Figure::more("per second", outcome.rate())];
+    figures.extend(latency("", &outcome.latency));
+    figures.extend(meter.figures(&server, outcome.operations)?);
+    let mut client = Client::connect(server.address)?;
+    for stream in 0..count {
+        let answer = client.request("GET", &name(stream), "", b"")?;
+        if answer.status != 200 {
+            return Err(failed(format!("stream {stream} is not there")));
+        }
+    }
+    Ok(figures)
+}
+
+/// Restart after a crash, with so many closed streams.
+pub(super) fn measure_restart(
+    setup: &Setup,
+    kind: Kind,
+    streams: usize,
+) -> io::Result<Vec<Figure>> {
     let mut server = Server::start(setup, kind, crate::open_files_max()?)?;
-    let outcome = create(&server, RESTART_STREAMS)?.complete()?;
-    let restart = restart_ms(&mut server, RESTART_STREAMS)?;
-    verify(&server, RESTART_STREAMS)?;
+    let outcome = create(&server, streams)?.complete()?;
+    let restart = restart_ms(&mut server, streams)?;
+    verify(&server, streams)?;
     Ok(vec![
-        Figure::more("per second", outcome.rate()),
+        Figure::more("created per second", outcome.rate()),
         Figure::less("restart ms", restart),
-        Figure::less("RSS MiB, restarted", server.usage()?.resident_mib()),
+        Figure::less("RSS MiB, restarted", server.cost()?.resident_mib),
     ])
 }
 
@@ -142,8 +155,7 @@ fn verify(server: &Server, count: usize) -> io::Result<()> {
         let mut expected = Vec::new();
         put_body(&mut expected, stream)?;
         let answer = client.request("GET", &name(stream), "", b"")?;
-        let closed = http::field(&answer.head, "stream-closed").is_some();
-        if answer.status != 200 || answer.body != expected || !closed {
+        if answer.status != 200 || answer.body != expected || !answer.closed {
             return Err(failed(format!("stream {stream} is not as it was created")));
         }
     }

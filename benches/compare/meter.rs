@@ -1,0 +1,114 @@
+//! What a measurement cost the server and the load generator.
+
+use crate::process::Usage;
+use crate::servers::Server;
+use crate::stats::Figure;
+use std::fs;
+use std::io;
+
+/// What some processes have used.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cost {
+    /// Microseconds of processor time.
+    pub(crate) cpu_us: f64,
+    /// Resident memory.
+    pub(crate) resident_mib: f64,
+    /// Bytes that were caused to be written to the disk.
+    pub(crate) written: u64,
+    /// How often threads gave up a processor because there was nothing to do.
+    pub(crate) switches: u64,
+}
+
+impl Cost {
+    /// Of a process and, if asked for, all below it.
+    pub(crate) fn of(pid: u32, children: bool) -> io::Result<Self> {
+        let usage = Usage::of(pid)?;
+        let mut cost = Self {
+            cpu_us: usage.cpu.as_secs_f64() * 1e6,
+            resident_mib: usage.resident_mib(),
+            written: usage.written,
+            switches: 0,
+        };
+        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let task = task?.path();
+            // A thread may have ended meanwhile.
+            let status = fs::read_to_string(task.join("status")).unwrap_or_default();
+            cost.switches += switches(&status);
+            if children {
+                let pids = fs::read_to_string(task.join("children")).unwrap_or_default();
+                for child in pids.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+                    cost = cost.and(Self::of(child, true).unwrap_or_default());
+                }
+            }
+        }
+        Ok(cost)
+    }
+
+    /// What both have used.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            cpu_us: self.cpu_us + other.cpu_us,
+            resident_mib: self.resident_mib + other.resident_mib,
+            written: self.written + other.written,
+            switches: self.switches + other.switches,
+        }
+    }
+
+    /// What was used since an earlier moment; memory is that of now.
+    pub(crate) fn since(self, earlier: Self) -> Self {
+        Self {
+            cpu_us: self.cpu_us - earlier.cpu_us,
+            resident_mib: self.resident_mib,
+            written: self.written.saturating_sub(earlier.written),
+            switches: self.switches.saturating_sub(earlier.switches),
+        }
+    }
+}
+
+fn switches(status: &str) -> u64 {
+    let mut lines = status.lines();
+    let count = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    count
+        .and_then(|count| count.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+/// What the server and this program had used when a measurement began.
+pub(crate) struct Meter {
+    server: Cost,
+    generator: Cost,
+}
+
+impl Meter {
+    pub(crate) fn begin(server: &Server) -> io::Result<Self> {
+        Ok(Self {
+            server: server.cost()?,
+            generator: Cost::of(std::process::id(), false)?,
+        })
+    }
+
+    /// What the server has used since.
+    pub(crate) fn server(&self, server: &Server) -> io::Result<Cost> {
+        Ok(server.cost()?.since(self.server))
+    }
+
+    /// The costs of so many operations.
+    pub(crate) fn figures(&self, server: &Server, operations: u64) -> io::Result<Vec<Figure>> {
+        let used = self.server(server)?;
+        let generator = Cost::of(std::process::id(), false)?.since(self.generator);
+        let operations = operations.max(1) as f64;
+        Ok(vec![
+            Figure::less("server CPU µs each", used.cpu_us / operations),
+            Figure::less("generator CPU µs each", generator.cpu_us / operations),
+            Figure::less("context switches each", used.switches as f64 / operations),
+            Figure::less("RSS MiB", used.resident_mib),
+        ])
+    }
+
+    /// Bytes written to the disk for each byte of payload.
+    pub(crate) fn amplification(&self, server: &Server, payload: u64) -> io::Result<Figure> {
+        let written = self.server(server)?.written as f64;
+        let name = "bytes to disk per byte";
+        Ok(Figure::less(name, written / payload.max(1) as f64))
+    }
+}
