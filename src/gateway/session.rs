@@ -107,9 +107,11 @@ impl Gateway {
         let sent = match answer {
             Ok(Answer::Reply(reply)) => self.respond(session, reply, &asked).await,
             Ok(Answer::Recorded(head, playback)) => {
-                respond::play(session, head, *playback, &self.server.metrics.recordings).await
+                // Boxed, like all that readers of streams, who wait longest, need no room for.
+                let recordings = &self.server.metrics.recordings;
+                Box::pin(respond::play(session, head, *playback, recordings)).await
             }
-            Ok(Answer::Passed(response)) => respond::pass(session, *response).await,
+            Ok(Answer::Passed(response)) => Box::pin(respond::pass(session, *response)).await,
             Ok(Answer::Forward(forwarder)) => return Ok(Some(forwarder)),
             Ok(Answer::Nobody) => Sent::client_left(),
             Err(error) => {
@@ -175,12 +177,12 @@ impl Gateway {
             Kind::Record(_, forwarder) if record::is_never_recorded(session.req_header()) => {
                 forwarder.accept(session).map(Answer::Forward)
             }
-            Kind::Record(record, _) => self.record(session, record, asked).await,
+            Kind::Record(record, _) => Box::pin(self.record(session, record, asked)).await,
             Kind::ReverseProxy(forwarder) => forwarder.accept(session).map(Answer::Forward),
             Kind::Recordings(recordings) => {
-                self.recordings(session, route, recordings, asked).await
+                Box::pin(self.recordings(session, route, recordings, asked)).await
             }
-            Kind::Proxy(proxy) => self.proxy(session, route, proxy, asked).await,
+            Kind::Proxy(proxy) => Box::pin(self.proxy(session, route, proxy, asked)).await,
         }
     }
 
