@@ -29,6 +29,10 @@ impl Fanout {
         self.readers.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(super) fn readers(&self) -> u32 {
+        self.readers.load(Ordering::Relaxed)
+    }
+
     pub(super) fn leave(&self) {
         if self.readers.fetch_sub(1, Ordering::Relaxed) <= 2 {
             *self.last.lock() = None;

@@ -29,6 +29,9 @@ pub struct View {
     pub forked: bool,
 }
 
+/// Readers of events that are woken in less time than a sync takes.
+const CROWD: u32 = 64;
+
 /// A stream's durable end.
 #[derive(Debug)]
 pub struct Tail {
@@ -56,20 +59,28 @@ impl Tail {
         }
     }
 
-    /// Shows readers a new state and, if data came with it, the append, and wakes them.
-    pub fn publish(&self, view: Option<View>, appended: Option<Run>) {
-        {
-            let mut inner = self.inner.lock();
-            let id = |view: &Option<View>| view.as_ref().map(|view| view.meta.id);
-            if id(&inner.view) != id(&view) {
-                inner.ring.clear();
-            }
-            if let Some(run) = appended {
-                inner.ring.push(run);
-            }
-            inner.view = view;
+    /// Shows readers a new state and, if data came with it, the append. Those who wait must be woken
+    /// after it.
+    pub fn show(&self, view: Option<View>, appended: Option<Run>) {
+        let mut inner = self.inner.lock();
+        let id = |view: &Option<View>| view.as_ref().map(|view| view.meta.id);
+        if id(&inner.view) != id(&view) {
+            inner.ring.clear();
         }
+        if let Some(run) = appended {
+            inner.ring.push(run);
+        }
+        inner.view = view;
+    }
+
+    /// Wakes those who wait for what was shown.
+    pub fn wake(&self) {
         self.moved.notify_waiters();
+    }
+
+    /// Whether waking all readers takes long.
+    pub fn is_crowded(&self) -> bool {
+        self.fanout.readers() > CROWD
     }
 
     pub fn view(&self) -> Option<View> {

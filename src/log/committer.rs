@@ -438,10 +438,17 @@ impl Shared {
 
     fn publish(&self, batch: Vec<Queued>) {
         let last = batch.last().map_or(0, |queued| queued.ticket);
+        // What is shown is read from now on; waking a crowd takes longer than its writers should wait.
+        let mut crowds = Vec::new();
         for queued in batch {
             for change in queued.operation.changes {
-                let view = change.state.as_ref().map(view_of);
-                change.stream.tail().publish(view, change.appended);
+                let tail = change.stream.tail();
+                tail.show(change.state.as_ref().map(view_of), change.appended);
+                if tail.is_crowded() {
+                    crowds.push(change.stream);
+                } else {
+                    tail.wake();
+                }
             }
             for work in queued.operation.work {
                 let _ = self.work.send(work);
@@ -450,6 +457,9 @@ impl Shared {
             let _ = queued.ack.send(Ok(()));
         }
         self.durable.fetch_max(last, Ordering::AcqRel);
+        for stream in crowds {
+            stream.tail().wake();
+        }
     }
 }
 

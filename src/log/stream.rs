@@ -53,7 +53,8 @@ impl Stream {
         if let Some(state) = &state {
             self.use_at(state.last_used_ms);
         }
-        self.tail.publish(state.as_ref().map(view_of), None);
+        self.tail.show(state.as_ref().map(view_of), None);
+        self.tail.wake();
         self.sequenced.lock().state = state;
     }
 

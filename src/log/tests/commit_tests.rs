@@ -278,3 +278,24 @@ async fn a_stop_commits_what_is_queued() {
     Arc::get_mut(&mut world).unwrap().restart();
     assert_eq!(world.read(0, 0).await.unwrap().to, 40);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_of_readers_is_woken_too() {
+    let store = MemoryStore::new();
+    let world = Arc::new(World::over(&store, small()));
+    world.create(&stream(0)).await;
+    let read = world.stream(0).await;
+    let id = world.view(0).await.unwrap().meta.id;
+    let readers: Vec<_> = (0..200)
+        .map(|_| {
+            read.tail().enter();
+            let read = read.clone();
+            tokio::spawn(async move { read.tail().wait(id, 0).await.unwrap().tail })
+        })
+        .collect();
+    assert!(read.tail().is_crowded());
+    assert_eq!(world.append(&append(0, b"data")).await, appended(8));
+    for reader in readers {
+        assert_eq!(reader.await.unwrap(), 8);
+    }
+}
