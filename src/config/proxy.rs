@@ -5,6 +5,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::record;
 use super::{HttpVersion, Secret, UpstreamTls, UrlPattern};
 use crate::units::{self, DurationText, SizeText};
 
@@ -35,12 +36,12 @@ pub struct Proxy {
     pub namespace: String,
 
     /// How long a recording is kept after it was last read or written.
-    #[serde(default = "ttl", with = "units::duration")]
+    #[serde(default = "record::ttl", with = "units::duration")]
     #[schemars(with = "DurationText")]
     pub ttl: Duration,
 
     /// How long the URL of a recording is valid.
-    #[serde(default = "ttl", with = "units::duration")]
+    #[serde(default = "record::ttl", with = "units::duration")]
     #[schemars(with = "DurationText")]
     pub url_ttl: Duration,
 
@@ -70,22 +71,22 @@ pub struct Proxy {
 
     /// The longest wait for the head of an upstream's answer, after which the request is answered
     /// with 504.
-    #[serde(default = "headers_timeout", with = "units::duration")]
+    #[serde(default = "record::headers_timeout", with = "units::duration")]
     #[schemars(with = "DurationText")]
     pub headers_timeout: Duration,
 
     /// How long an upstream may be silent within its answer before the recording ends as failed.
-    #[serde(default = "inactivity_timeout", with = "units::duration")]
+    #[serde(default = "record::inactivity_timeout", with = "units::duration")]
     #[schemars(with = "DurationText")]
     pub inactivity_timeout: Duration,
 
     /// The longest time that a recording may take. `0`: any.
-    #[serde(default = "total_timeout", with = "units::duration")]
+    #[serde(default = "record::total_timeout", with = "units::duration")]
     #[schemars(with = "DurationText")]
     pub total_timeout: Duration,
 
     /// The most bytes of one recording.
-    #[serde(default = "recording_bytes_max", with = "units::size")]
+    #[serde(default = "record::recording_bytes_max", with = "units::size")]
     #[schemars(with = "SizeText")]
     pub recording_bytes_max: u64,
 
@@ -99,10 +100,6 @@ fn namespace() -> String {
     "proxied".to_owned()
 }
 
-fn ttl() -> Duration {
-    Duration::from_hours(24)
-}
-
 fn cors() -> bool {
     true
 }
@@ -113,22 +110,6 @@ fn http() -> HttpVersion {
 
 fn connect_timeout() -> Duration {
     Duration::from_secs(10)
-}
-
-fn headers_timeout() -> Duration {
-    Duration::from_mins(1)
-}
-
-fn inactivity_timeout() -> Duration {
-    Duration::from_mins(10)
-}
-
-fn total_timeout() -> Duration {
-    Duration::from_hours(1)
-}
-
-fn recording_bytes_max() -> u64 {
-    256 << 20
 }
 
 fn error_bytes_max() -> u64 {

@@ -178,7 +178,7 @@ fn namespace() -> String {
     "recordings".to_owned()
 }
 
-fn ttl() -> Duration {
+pub(super) fn ttl() -> Duration {
     Duration::from_hours(24)
 }
 
@@ -206,19 +206,19 @@ fn retention() -> Retention {
     }
 }
 
-fn headers_timeout() -> Duration {
+pub(super) fn headers_timeout() -> Duration {
     Duration::from_mins(1)
 }
 
-fn inactivity_timeout() -> Duration {
+pub(super) fn inactivity_timeout() -> Duration {
     Duration::from_mins(10)
 }
 
-fn total_timeout() -> Duration {
+pub(super) fn total_timeout() -> Duration {
     Duration::from_hours(1)
 }
 
-fn recording_bytes_max() -> u64 {
+pub(super) fn recording_bytes_max() -> u64 {
     256 << 20
 }
 

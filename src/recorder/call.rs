@@ -152,24 +152,11 @@ impl Call {
         };
         let (started, mut response) = match answered.await {
             Ok((Some(started), response)) => (started, response),
-            Ok((None, response)) => {
-                // Another request with the same key now calls for itself.
-                drop(self);
-                let _ = answer.send(Ok(Answered::Passed(Box::new(response))));
-                return;
-            }
-            Err(error) => {
-                drop(self);
-                let _ = answer.send(Err(error));
-                return;
-            }
+            Ok((None, response)) => return self.end_without(answer, Ok(response)),
+            Err(error) => return self.end_without(answer, Err(error)),
         };
+        self.tell_started(answer, &started, &response);
         let recording = &self.running.recording;
-        recording.come_to(Stage::Started(started.clone()));
-        let _ = answer.send(Ok(Answered::Recording {
-            started: started.clone(),
-            head: Box::new(response.head.clone()),
-        }));
         let _running = Held::new(&metrics.running);
         let pump = Pump::new(&self.recorder, &self.route, recording, &started);
         let end = pump.run(&mut response).await;
@@ -181,6 +168,24 @@ impl Call {
             seconds = asked.elapsed().as_secs_f64(),
             "a recording ended"
         );
+    }
+
+    /// Ends a call of which nothing is recorded. Another request with the same key now calls for
+    /// itself.
+    pub(super) fn end_without(self, answer: Answer, response: Result<Response, RecordError>) {
+        drop(self);
+        let passed = response.map(|response| Answered::Passed(Box::new(response)));
+        let _ = answer.send(passed);
+    }
+
+    /// Lets all who wait for a recording read it.
+    pub(super) fn tell_started(&self, answer: Answer, started: &Arc<Started>, response: &Response) {
+        let recording = &self.running.recording;
+        recording.come_to(Stage::Started(started.clone()));
+        let _ = answer.send(Ok(Answered::Recording {
+            started: started.clone(),
+            head: Box::new(response.head.clone()),
+        }));
     }
 
     /// Calls the upstream, as long as that is wanted.

@@ -6,7 +6,7 @@ use super::last_id::LastIdSearch;
 use super::open::{LAST_EVENT_ID, LastEvent, Opened, Request, recorded};
 use super::playback::Playback;
 use super::pump::Pump;
-use super::recording::{Asked, Recording, Stage, Started};
+use super::recording::{Asked, Recording, Started};
 use super::route::Route;
 use super::upstream::Response;
 use super::{Reader, RecordError, Recorder};
@@ -130,23 +130,11 @@ impl Call {
     pub(super) async fn run_feed(self, request: Request, answer: Answer) {
         let (mut response, started) = match self.first(&request).await {
             Ok((response, Some(started))) => (response, started),
-            Ok((response, None)) => {
-                drop(self);
-                let _ = answer.send(Ok(Answered::Passed(Box::new(response))));
-                return;
-            }
-            Err(error) => {
-                drop(self);
-                let _ = answer.send(Err(error));
-                return;
-            }
+            Ok((response, None)) => return self.end_without(answer, Ok(response)),
+            Err(error) => return self.end_without(answer, Err(error)),
         };
+        self.tell_started(answer, &started, &response);
         let recording = &self.running.recording;
-        recording.come_to(Stage::Started(started.clone()));
-        let _ = answer.send(Ok(Answered::Recording {
-            head: Box::new(response.head.clone()),
-            started: started.clone(),
-        }));
         let metrics = &self.recorder.metrics.recordings;
         let _running = Held::new(&metrics.running);
         if let Err(error) = self.follow_up(&mut response, &request, &started).await {
