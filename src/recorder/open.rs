@@ -147,6 +147,7 @@ impl Recorder {
         let headers = &request.head.headers;
         let scope = self.naming.scope(&route.credentials, headers);
         let key = headers.get(&route.idempotency);
+        let key = key.filter(|key| !key.is_empty());
         let last_event = LastEvent::of(headers);
         let id = match (key, &last_event) {
             (Some(key), _) => self.naming.keyed(&route.name, scope, key.as_bytes()),
