@@ -56,11 +56,11 @@ impl Kind {
             ),
             Self::DurableStreams => {
                 let version = commands::DURABLE_STREAMS.version;
-                format!("{version} (crates.io), defaults: durability `wal`")
+                format!("{version} (a crate), defaults: durability `wal`")
             }
             Self::Axum => {
                 let version = commands::AXUM.version;
-                format!("{version} (crates.io), storage `file-durable`, bounds raised to 16 GiB")
+                format!("{version} (a crate), storage `file-durable`, bounds raised to 16 GiB")
             }
             Self::Node => "0.3.7 (npm), data in files, compression off".to_owned(),
             Self::Nginx => {
