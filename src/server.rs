@@ -102,10 +102,11 @@ async fn run_on(config: Config, metrics: Arc<Metrics>) -> Result<(), RunError> {
     stop_signal().await;
     tracing::info!("stopping");
     lifecycle.stopping.store(true, Ordering::Release);
-    tokio::join!(
-        recorder.stop(config.shutdown_timeout.mul_f64(RECORDINGS_SHARE)),
-        listeners.stop(&server, config.shutdown_timeout),
-    );
+    let recordings = recorder.stop(config.shutdown_timeout.mul_f64(RECORDINGS_SHARE));
+    // What is not closed by then is found and closed at the next start.
+    let recordings = tokio::time::timeout(config.shutdown_timeout, recordings);
+    let listeners = listeners.stop(&server, config.shutdown_timeout);
+    let _ = tokio::join!(recordings, listeners);
     stop_upstreams.cancel();
     stop_work.cancel();
     server.log.stop().await;
