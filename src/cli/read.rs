@@ -37,13 +37,7 @@ pub(super) struct Read {
 
 impl Read {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let mut reader = Reader {
-            client: self.server.connect()?,
-            url: self.server.stream(&self.stream)?,
-            offset: self.offset.clone(),
-            cursor: None,
-            patience: self.server.patience(),
-        };
+        let mut reader = Reader::new(&self.server, &self.stream, &self.offset)?;
         let first = reader.open(Mode::CatchUp).await?;
         let json = StreamHeaders::of(first.headers()).is_json();
         let out = std::io::stdout().lock();
@@ -78,6 +72,17 @@ pub(super) struct Reader {
 }
 
 impl Reader {
+    /// A reader of a stream of a server, from an offset on.
+    pub(super) fn new(server: &Server, stream: &str, offset: &str) -> Result<Self, Failure> {
+        Ok(Self {
+            client: server.connect()?,
+            url: server.stream(stream)?,
+            offset: offset.to_owned(),
+            cursor: None,
+            patience: server.patience(),
+        })
+    }
+
     /// Asks for what comes after the offset, until the server answers.
     pub(super) async fn open(&mut self, mode: Mode) -> Result<Response, Failure> {
         let request = self.request(mode);

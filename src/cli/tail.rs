@@ -76,13 +76,7 @@ type Out = Writer<BufWriter<StdoutLock<'static>>>;
 
 impl Tail {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let mut reader = Reader {
-            client: self.server.connect()?,
-            url: self.server.stream(&self.stream)?,
-            offset: self.offset.clone(),
-            cursor: None,
-            patience: self.server.patience(),
-        };
+        let mut reader = Reader::new(&self.server, &self.stream, &self.offset)?;
         // What there is comes first. From `now` that is nothing, but it tells the offset, without
         // which a connection lost at once could not be taken up again.
         let first = reader.open(Mode::CatchUp).await?;

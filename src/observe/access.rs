@@ -121,43 +121,23 @@ impl Access<'_> {
         if !enabled() {
             return;
         }
-        match finished.live {
-            None => self.request(finished),
-            Some((live, end)) => self.live_ended(finished, live, end),
-        }
-    }
-
-    fn request(&self, finished: &Finished<'_>) {
-        info!(
-            target: TARGET,
-            method = self.method,
-            path = self.path,
-            query = self.shown_query(),
-            status = finished.status,
-            bytes = finished.bytes,
-            duration_ms = milliseconds(finished.elapsed),
-            offset = finished.offsets.map(|(from, _)| display(from)),
-            next_offset = finished.offsets.map(|(_, next)| display(next)),
-            stream = finished.stream,
-            client = self.client.map(display),
-            http = http_version(self.version),
-            route = self.route,
-            "request"
-        );
-    }
-
-    fn live_ended(&self, finished: &Finished<'_>, live: Live, end: LiveEnd<'_>) {
+        let (mode, end) = finished.live.unzip();
         let error = match end {
-            LiveEnd::Failed(error) => Some(redact::line(error)),
+            Some(LiveEnd::Failed(error)) => Some(redact::line(error)),
             _ => None,
+        };
+        let message = if end.is_some() {
+            "live ended"
+        } else {
+            "request"
         };
         info!(
             target: TARGET,
             method = self.method,
             path = self.path,
             query = self.shown_query(),
-            mode = live.as_str(),
-            reason = end.as_str(),
+            mode = mode.map(Live::as_str),
+            reason = end.map(|end| end.as_str()),
             error = error.as_deref(),
             status = finished.status,
             bytes = finished.bytes,
@@ -168,7 +148,7 @@ impl Access<'_> {
             client = self.client.map(display),
             http = http_version(self.version),
             route = self.route,
-            "live ended"
+            "{message}"
         );
     }
 

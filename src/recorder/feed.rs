@@ -174,12 +174,7 @@ impl Call {
         let Ok(view) = stream.view(self.recorder.clock.now_ms()) else {
             return Ok(None);
         };
-        let note = view.meta.note.as_deref().and_then(super::note::Note::read);
-        Ok(note.filter(|_| !view.closed).map(|note| Started {
-            stream: stream.clone(),
-            meta: view.meta.clone(),
-            note,
-        }))
+        Ok(Started::stored(stream, &view).filter(|_| !view.closed))
     }
 
     /// Records what comes, over one connection after the other.

@@ -1,7 +1,6 @@
 //! From a request at a record route to what answers it: a recording that is there, or a call.
 
 use super::names::{EventId, Id, fingerprint};
-use super::note::Note;
 use super::playback::Playback;
 use super::recording::{Asked, Recording, Stage, Started};
 use super::route::Route;
@@ -216,17 +215,14 @@ impl Recorder {
         let Ok(view) = stream.view(self.clock.now_ms()) else {
             return Ok(None);
         };
-        let note = view.meta.note.as_deref().and_then(Note::read);
-        let Some(note) = note.filter(|note| note.is_of(wanted.asked.scope, &wanted.asked.route))
-        else {
+        let Asked {
+            scope, route: at, ..
+        } = &wanted.asked;
+        let stored = Started::stored(stream, &view);
+        let Some(started) = stored.filter(|stored| stored.note.is_of(*scope, at)) else {
             return Ok(None);
         };
-        check_same(wanted, note.fingerprint())?;
-        let started = Started {
-            stream,
-            meta: view.meta,
-            note,
-        };
+        check_same(wanted, started.note.fingerprint())?;
         let opened = self.play(route, wanted, &started, None).await?;
         Ok(Some(opened))
     }

@@ -95,10 +95,7 @@ impl<'a> Pump<'a> {
     pub(super) async fn run_on(&mut self, body: &mut Response) -> Result<StreamEnd, AppendError> {
         let end = self.record(body).await?;
         self.splitter.drop_part();
-        if self.append.is_some() {
-            append(&mut self.append).await?;
-            self.append = None;
-        }
+        self.settle().await?;
         if let Some(rest) = self.splitter.take_complete() {
             let frames = self.frame(&rest);
             self.write(frames, None).await?;
@@ -212,15 +209,14 @@ impl<'a> Pump<'a> {
             self.splitter.take_complete()
         };
         let waits = self.splitter.pending_bytes() > 0;
-        if part {
-            // Though nothing came of it: the beginning of a character is waited for again.
+        // Also where nothing came of a part: the beginning of a character is waited for again.
+        if part || batch.is_some() {
             self.part_due = None;
         }
         if let Some(batch) = batch {
             let frames = self.frame(&batch);
             self.append = Some(Box::pin(self.write(frames, None)));
             self.appending = self.arrived.take();
-            self.part_due = None;
         }
         if waits && self.parts && self.part_due.is_none() {
             self.part_due = Some(now + PART_DELAY);
@@ -241,12 +237,18 @@ impl<'a> Pump<'a> {
 
     /// Appends what is left, and closes the stream with how the recording ended.
     async fn close(&mut self, end: &StreamEnd) -> Result<(), AppendError> {
-        if self.append.is_some() {
-            append(&mut self.append).await?;
-        }
+        self.settle().await?;
         let rest = self.splitter.finish();
         let frames = rest.map(|rest| self.frame(&rest)).unwrap_or_default();
         self.write(frames, Some(end)).await
+    }
+
+    /// Waits for the append that is under way, if there is one.
+    async fn settle(&mut self) -> Result<(), AppendError> {
+        match self.append.take() {
+            Some(append) => append.await,
+            None => Ok(()),
+        }
     }
 
     fn write<'e>(

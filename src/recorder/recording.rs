@@ -3,6 +3,7 @@
 use super::names::{Id, Scope};
 use super::note::Note;
 use super::readers::{Reader, Readers};
+use crate::hub::View;
 use crate::log::Stream;
 use crate::types::{StreamMeta, StreamPath};
 use std::sync::Arc;
@@ -52,6 +53,16 @@ pub(super) struct Started {
 }
 
 impl Started {
+    /// The recording that a stream holds; `None` if it holds none.
+    pub(super) fn stored(stream: Arc<Stream>, view: &View) -> Option<Self> {
+        let note = view.meta.note.as_deref().and_then(Note::read)?;
+        Some(Self {
+            stream,
+            meta: view.meta.clone(),
+            note,
+        })
+    }
+
     pub(super) fn content_type(&self) -> &str {
         self.note.content_type().unwrap_or_default()
     }
