@@ -29,6 +29,7 @@ if [[ $purpose == test ]]; then
     need python3 command -v python3
     need python3-venv python3 -c 'import ensurepip, venv'
     need chromium command -v chromium
+    need valgrind command -v valgrind
 fi
 
 if ((${#missing[@]} > 0)); then
