@@ -7,7 +7,7 @@ use headwater::frame::{self, Frames};
 use headwater::log::keys;
 use headwater::log::state::{ProducerState, StreamState};
 use headwater::protocol::json;
-use headwater::protocol::sse::{self, Control};
+use headwater::protocol::sse::{self, Control, Encoding};
 use headwater::types::{Kind, Offset};
 use std::hint::black_box;
 
@@ -80,8 +80,8 @@ fn frames(c: &mut Criterion) {
 
 fn sse_framing(c: &mut Criterion) {
     let mut group = c.benchmark_group("sse");
+    let next = Offset(1_234_567).to_string();
     let control = Control {
-        next: Offset(1_234_567),
         cursor: Some(42_000),
         up_to_date: true,
         closed: false,
@@ -90,8 +90,13 @@ fn sse_framing(c: &mut Criterion) {
         group.bench_function(format!("one event of {name}"), |b| {
             let buffer = || BytesMut::with_capacity(256);
             let put = |mut out: BytesMut| {
-                sse::put_data(&mut out, kind, [black_box(TOKEN)].into_iter());
-                sse::put_control(&mut out, &control, None);
+                sse::put_data(
+                    &mut out,
+                    kind,
+                    Encoding::of(kind, false),
+                    [black_box(TOKEN)].into_iter(),
+                );
+                sse::put_control(&mut out, &next, &control, None);
                 out
             };
             b.iter_batched(buffer, put, BatchSize::SmallInput);
@@ -102,8 +107,13 @@ fn sse_framing(c: &mut Criterion) {
     group.bench_function("one event of 100 JSON messages", |b| {
         let buffer = || BytesMut::with_capacity(2 * array.len());
         let put = |mut out: BytesMut| {
-            sse::put_data(&mut out, Kind::Json, messages.iter().copied());
-            sse::put_control(&mut out, &control, None);
+            sse::put_data(
+                &mut out,
+                Kind::Json,
+                Encoding::Text,
+                messages.iter().copied(),
+            );
+            sse::put_control(&mut out, &next, &control, None);
             out
         };
         b.iter_batched(buffer, put, BatchSize::SmallInput);

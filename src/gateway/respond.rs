@@ -22,7 +22,7 @@ pub(super) struct Sent {
     /// Why a live answer ended.
     pub(super) live_end: Option<LiveEnd<'static>>,
     /// From where to where a live answer went.
-    pub(super) offsets: Option<(Offset, Offset)>,
+    pub(super) offsets: Option<(String, String)>,
     /// The answer is not complete.
     pub(super) broken: Option<Box<Error>>,
 }
@@ -122,7 +122,7 @@ async fn send_pieces(
 }
 
 async fn send_live(session: &mut ServerSession, mut live: Box<Sse>, sent: &mut Sent) -> Result<()> {
-    let from = Offset(live.position());
+    let from = live.position();
     let ended = loop {
         let events = tokio::select! {
             biased;
@@ -142,7 +142,7 @@ async fn send_live(session: &mut ServerSession, mut live: Box<Sse>, sent: &mut S
             });
         }
     };
-    sent.offsets = Some((from, Offset(live.position())));
+    sent.offsets = Some((from, live.position()));
     match ended {
         Ok(end) => {
             sent.live_end = Some(end);
@@ -164,7 +164,7 @@ pub(super) async fn play(
     recordings: &Recordings,
 ) -> Sent {
     let mut sent = Sent::new(head.status);
-    let from = Offset(playback.position());
+    let from = Offset(playback.position()).to_string();
     let mut left = false;
     let written = async {
         session
@@ -200,7 +200,7 @@ pub(super) async fn play(
     if left {
         recordings.disconnects.inc();
     }
-    sent.offsets = Some((from, Offset(playback.position())));
+    sent.offsets = Some((from, Offset(playback.position()).to_string()));
     sent
 }
 

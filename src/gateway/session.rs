@@ -259,7 +259,7 @@ impl Gateway {
 
     async fn respond(&self, session: &mut ServerSession, reply: Reply, asked: &Asked) -> Sent {
         if let Body::Live(live) = &reply.body {
-            let offset = crate::types::Offset(live.position());
+            let offset = live.position();
             access(session, &asked.method, asked.pattern(), |access| {
                 access.live_opened(Live::Sse, &offset);
             });
