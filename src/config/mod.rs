@@ -11,6 +11,7 @@ mod de;
 mod environment;
 mod listen;
 mod load;
+mod origin;
 mod problem;
 mod proxy;
 mod record;
@@ -34,6 +35,7 @@ pub use crate::limits::Limits;
 pub use environment::{Environment, OVERRIDE_PREFIX};
 pub use listen::{Listen, ListenError};
 pub use load::{AdminFlag, DevFlags};
+pub use origin::Origin;
 pub use problem::{ConfigError, Place, Problem, Problems};
 pub use proxy::Proxy;
 pub use record::{OnDisconnect, Record};
@@ -277,10 +279,17 @@ pub struct Certificate {
     pub key: PathBuf,
 }
 
-/// Streams from this server's own log, by the Durable Streams protocol.
+/// Streams by the Durable Streams protocol: from this server's own log or, at an edge, from an origin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Streams {
+    /// The origins whose streams these are. Without it, they are in this server's own log. With it,
+    /// of the settings below only `long_poll_timeout`, `sse_recycle`, `sse_heartbeat`, `cors` and
+    /// `base_url` mean something.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Origin")]
+    pub origin: Option<Box<Origin>>,
+
     /// Which streams these are. Routes with the same namespace serve the same streams; in another
     /// namespace, the same path is another stream.
     #[schemars(regex(pattern = r"^([A-Za-z0-9_-]{1,64})$"))]
@@ -340,6 +349,7 @@ pub struct Streams {
 impl Default for Streams {
     fn default() -> Self {
         Self {
+            origin: None,
             namespace: "default".to_owned(),
             retention: None,
             long_poll_timeout: Duration::from_secs(30),
