@@ -31,6 +31,7 @@ pub(super) fn check(config: &Config, tree: &Node, found: &mut Findings<'_>) {
     };
     check.general(config);
     check.log(config);
+    check.cache(config);
     check.limits(config);
     check.sites(config);
 }
@@ -115,6 +116,24 @@ impl Check<'_, '_> {
                     "`log.queue_bytes_max` is {}, less than `limits.body_bytes_max`, {}: the largest body would never fit the queue",
                     format_size(log.queue_bytes_max),
                     format_size(body),
+                ),
+                "raise the one or lower the other",
+            );
+        }
+    }
+
+    fn cache(&mut self, config: &Config) {
+        let cache = &config.cache;
+        let (entry, together) = (cache.entry_bytes_max, cache.in_flight_bytes_max);
+        self.size("cache", "entry_bytes_max", entry, 1 << 10, 1 << 30);
+        self.count("cache", "fetches_max", cache.fetches_max);
+        if together < entry {
+            self.report(
+                &steps!["cache", "in_flight_bytes_max"],
+                format!(
+                    "`in_flight_bytes_max` is {}, less than `entry_bytes_max`, {}: the largest answer would never be kept",
+                    format_size(together),
+                    format_size(entry),
                 ),
                 "raise the one or lower the other",
             );

@@ -3,6 +3,7 @@
 //! The doc comments of the fields are also the descriptions in `conf/headwater.schema.json` and in
 //! the reference of `docs/configuration.md`, so they speak to the person who writes the file.
 
+mod cache;
 mod check;
 mod check_recordings;
 mod check_sites;
@@ -32,6 +33,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use crate::limits::Limits;
+pub use cache::CacheConfig;
 pub use environment::{Environment, OVERRIDE_PREFIX};
 pub use listen::{Listen, ListenError};
 pub use load::{AdminFlag, DevFlags};
@@ -81,6 +83,9 @@ pub struct Config {
     /// How the log keeps streams on disk and in memory.
     pub log: LogConfig,
 
+    /// What an edge keeps of the answers of origins.
+    pub cache: CacheConfig,
+
     /// What clients may take.
     pub limits: Limits,
 
@@ -99,6 +104,7 @@ impl Default for Config {
             threads: None,
             shutdown_timeout: Duration::from_secs(10),
             log: LogConfig::default(),
+            cache: CacheConfig::default(),
             limits: Limits::default(),
             logging: Logging::default(),
             site: Vec::new(),

@@ -1,0 +1,3 @@
+//! An edge: streams whose home is another server of the protocol.
+
+pub mod cache;
