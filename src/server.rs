@@ -5,6 +5,8 @@
 
 use crate::clock::SystemClock;
 use crate::config::Config;
+use crate::edge::Edge;
+use crate::edge::cache::{Cache, OpenError};
 use crate::gateway::{self, Connections, Sockets};
 use crate::log::rocks::Rocks;
 use crate::log::{self, Log};
@@ -44,6 +46,8 @@ pub enum RunError {
     Bind(#[from] gateway::BindError),
     #[error(transparent)]
     Listen(#[from] gateway::ListenError),
+    #[error(transparent)]
+    Cache(#[from] OpenError),
     #[error(transparent)]
     Admin(#[from] admin::AddressError),
     #[error("recordings that a crash cut off cannot be closed: {0}")]
@@ -91,7 +95,8 @@ async fn run_on(config: Config, metrics: Arc<Metrics>) -> Result<(), RunError> {
     let recorder = start_recorder(&config, &server);
     recorder.recover().await?;
     let stop_upstreams = CancellationToken::new();
-    let services = gateway::services(&config, &server, &recorder, &stop_upstreams)?;
+    let edge = start_edge(&config, &server, &stop_upstreams)?;
+    let services = gateway::services(&config, &server, &recorder, &edge, &stop_upstreams)?;
     let listeners = Listeners::start(services, &fds);
     let _ = lifecycle.opened.set((server.log.clone(), rocks));
     for (configured, bound) in &bound {
@@ -169,6 +174,23 @@ fn start_recorder(config: &Config, server: &Arc<Server>) -> Arc<Recorder> {
         server.metrics.clone(),
         config.limits.recordings_max,
     ))
+}
+
+fn start_edge(
+    config: &Config,
+    server: &Arc<Server>,
+    stop: &CancellationToken,
+) -> Result<Arc<Edge>, RunError> {
+    let cache = Cache::open(config, server.clock.clone(), server.metrics.clone())?;
+    let edge = Edge::new(
+        server.clone(),
+        cache,
+        config.limits.followed_streams_max,
+        config.log.hot_bytes_max,
+        stop.clone(),
+    );
+    edge.report_figures();
+    Ok(edge)
 }
 
 /// Lets a scrape of the metrics take the figures that are only worth asking for then.

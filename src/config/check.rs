@@ -175,6 +175,7 @@ impl Check<'_, '_> {
         self.count(section, "connections_max", limits.connections_max);
         self.count(section, "live_readers_max", limits.live_readers_max);
         self.count(section, "recordings_max", limits.recordings_max);
+        self.count(section, "followed_streams_max", limits.followed_streams_max);
         self.time(section, "body_timeout", limits.body_timeout);
         self.time(section, "write_timeout", limits.write_timeout);
         self.time(section, "idle_timeout", limits.idle_timeout);

@@ -140,7 +140,7 @@ pub struct LogConfig {
     pub cache_bytes: u64,
 
     /// The memory for the latest messages of the streams in use, from which live readers are
-    /// answered.
+    /// answered. As much again is for those of the streams that are followed at their origins.
     #[serde(with = "units::size")]
     #[schemars(with = "SizeText")]
     pub hot_bytes_max: u64,

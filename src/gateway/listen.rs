@@ -4,6 +4,7 @@ use super::routes::{self, Building, Routes};
 use super::session::Gateway;
 use super::tls::{Certificates, TlsError};
 use crate::config::{Config, Listen, Site};
+use crate::edge::Edge;
 use crate::observe::metrics::{Held, Metrics, Refusal};
 use crate::recorder::Recorder;
 use crate::serve::Server;
@@ -44,12 +45,14 @@ pub fn services(
     config: &Config,
     server: &Arc<Server>,
     recorder: &Arc<Recorder>,
+    edge: &Arc<Edge>,
     stop: &CancellationToken,
 ) -> Result<Vec<Service<Connections>>, ListenError> {
     let building = Building {
         limits: &config.limits,
         metrics: &server.metrics,
         recorder,
+        edge,
         draining: &server.draining,
         stop,
     };

@@ -2,6 +2,7 @@
 
 mod body;
 mod connection;
+mod edge;
 mod forward;
 mod listen;
 mod proxy_protocol;

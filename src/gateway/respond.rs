@@ -4,7 +4,7 @@ use crate::observe::access::LiveEnd;
 use crate::observe::metrics::Recordings;
 use crate::protocol::reply::Head;
 use crate::recorder::{Next, Playback, Response};
-use crate::serve::{Body, Pieces, Reply, Sse};
+use crate::serve::{Body, Passed, Pieces, Reply, Sse};
 use crate::types::Offset;
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, Version, header};
@@ -66,6 +66,7 @@ pub(super) async fn respond(session: &mut ServerSession, reply: Reply, method: &
                 session.write_response_body(bytes, true).await
             }
             Body::Pieces(pieces) => Box::pin(send_pieces(session, *pieces, &mut sent)).await,
+            Body::Passed(passed) => Box::pin(send_passed(session, passed, &mut sent)).await,
             Body::Live(live) => Box::pin(send_live(session, live, &mut sent)).await,
         }
     };
@@ -83,6 +84,7 @@ fn header(session: &ServerSession, head: Head, body: &Body) -> Box<ResponseHeade
         Body::Empty => Some(0),
         Body::Full(bytes) => Some(bytes.len() as u64),
         Body::Pieces(pieces) => pieces.length,
+        Body::Passed(passed) => passed.length(),
         Body::Live(_) => None,
     };
     let bodiless = matches!(
@@ -119,6 +121,32 @@ async fn send_pieces(
         session.write_response_body(piece, false).await?;
     }
     session.write_response_body(Bytes::new(), true).await
+}
+
+async fn send_passed(
+    session: &mut ServerSession,
+    mut passed: Box<dyn Passed>,
+    sent: &mut Sent,
+) -> Result<()> {
+    loop {
+        let next = tokio::select! {
+            biased;
+            next = passed.next() => next,
+            _ = session.read_body_or_idle(true) => {
+                return Error::e_explain(ErrorType::ConnectionClosed, "the client left");
+            }
+        };
+        match next {
+            Ok(Some(piece)) => {
+                sent.bytes += piece.len() as u64;
+                session.write_response_body(piece, false).await?;
+            }
+            Ok(None) => return session.write_response_body(Bytes::new(), true).await,
+            Err(error) => {
+                return Error::e_because(ErrorType::ConnectionClosed, "passing on", error);
+            }
+        }
+    }
 }
 
 async fn send_live(session: &mut ServerSession, mut live: Box<Sse>, sent: &mut Sent) -> Result<()> {

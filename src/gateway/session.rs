@@ -174,6 +174,7 @@ impl Gateway {
     ) -> Result<Answer, ServeError> {
         match &route.kind {
             Kind::Streams(streams) => self.serve(session, route, streams, asked).await,
+            Kind::Edge(edge) => Box::pin(self.edge(session, route, edge, asked)).await,
             Kind::Record(_, forwarder) if record::is_never_recorded(session.req_header()) => {
                 forwarder.accept(session).map(Answer::Forward)
             }
@@ -306,7 +307,7 @@ impl Gateway {
 
 impl Asked {
     /// The pattern of the request's route.
-    fn pattern(&self) -> &str {
+    pub(super) fn pattern(&self) -> &str {
         let route = self.route.as_ref();
         route.map_or(UNMATCHED_ROUTE, |route| route.metrics.pattern())
     }
@@ -342,12 +343,16 @@ pub(super) fn access(
 
 pub(super) fn mode(command: &Command) -> ModeLabel {
     match command {
-        Command::Read(read) => match read.mode {
-            Mode::CatchUp => ModeLabel::CatchUp,
-            Mode::LongPoll => ModeLabel::LongPoll,
-            Mode::Sse => ModeLabel::Sse,
-        },
+        Command::Read(read) => read_mode(read.mode),
         _ => ModeLabel::None,
+    }
+}
+
+pub(super) fn read_mode(mode: Mode) -> ModeLabel {
+    match mode {
+        Mode::CatchUp => ModeLabel::CatchUp,
+        Mode::LongPoll => ModeLabel::LongPoll,
+        Mode::Sse => ModeLabel::Sse,
     }
 }
 

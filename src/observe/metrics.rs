@@ -5,6 +5,7 @@
 //! no hashing. No label is ever made of what a client sends: routes come from the configuration,
 //! and methods, modes, statuses and reasons are closed sets. There is no label per stream.
 
+mod edge;
 mod labels;
 mod recorder;
 mod registrar;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use prometheus::{Histogram, IntCounter, IntGauge, Registry, TextEncoder};
 
+pub use edge::{EdgeMetrics, OriginRequest};
 pub use labels::{Live, Method, Mode, Refusal};
 pub use recorder::{Recordings, Way};
 use registrar::Registrar;
@@ -73,6 +75,8 @@ pub struct Metrics {
     pub expired_streams: IntCounter,
     /// Connections of clients that are open; [`Held`] counts one while it lives.
     pub open_connections: IntGauge,
+    /// Streams whose home is elsewhere.
+    pub edge: Arc<EdgeMetrics>,
     /// Upstreams' answers that become streams.
     pub recordings: Recordings,
     /// Lines of the log that were dropped because its reader was too slow;
@@ -144,6 +148,7 @@ impl Metrics {
                 "headwater_open_connections",
                 "Connections of clients that are open.",
             ),
+            edge: Arc::new(EdgeMetrics::new(r)),
             recordings: Recordings::new(r),
             dropped_log_lines: r.counter(
                 "headwater_dropped_log_lines_total",

@@ -14,7 +14,7 @@ mod sse;
 #[cfg(test)]
 mod tests;
 
-pub use body::{Body, Pieces};
+pub use body::{Body, Broken, Passed, Pieces};
 pub use error::ServeError;
 pub use sse::{LiveReader, Source, Sse};
 
