@@ -160,6 +160,8 @@ pub(super) async fn take_apart(mut session: ServerSession) -> Option<(Stream, By
     let request = session.req_header_mut();
     request.remove_header(&header::CONTENT_LENGTH);
     request.remove_header(&header::TRANSFER_ENCODING);
+    // It is the next session that closes the connection, if the client asked for it.
+    request.remove_header(&header::CONNECTION);
     session.set_keepalive(Some(0));
     session.set_pipelining_enabled(true);
     let (stream, rest) = session.finish().await.ok()??.into_parts();
