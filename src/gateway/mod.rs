@@ -2,6 +2,7 @@
 
 mod body;
 mod connection;
+mod events;
 mod forward;
 mod listen;
 mod proxy_protocol;
