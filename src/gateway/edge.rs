@@ -47,9 +47,8 @@ impl Gateway {
         let read = edge.route.asked(head, client_facts(session), home, &path);
         asked.mode = read_mode(read.mode());
         if read.mode() == Mode::LongPoll {
-            access(session, &asked.method, asked.pattern(), |access| {
-                access.live_opened(Live::LongPoll, &read.offset());
-            });
+            let access = access(session, &asked.method, asked.pattern());
+            access.live_opened(Live::LongPoll, &read.offset());
         }
         // A body means nothing here.
         self.bodies.drain(session).await;

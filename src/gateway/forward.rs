@@ -499,15 +499,13 @@ impl ProxyHttp for Forward {
         if !crate::observe::access::enabled() {
             return;
         }
-        access(session, method, self.route.pattern(), |access| {
-            access.finished(&Finished {
-                status,
-                bytes: session.body_bytes_sent() as u64,
-                elapsed,
-                offsets: None,
-                live: None,
-                stream: None,
-            });
+        access(session, method, self.route.pattern()).finished(&Finished {
+            status,
+            bytes: session.body_bytes_sent() as u64,
+            elapsed,
+            offsets: None,
+            live: None,
+            stream: None,
         });
     }
 }

@@ -3,6 +3,7 @@
 mod body;
 mod connection;
 mod edge;
+mod events;
 mod forward;
 mod listen;
 mod proxy_protocol;

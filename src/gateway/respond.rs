@@ -28,7 +28,7 @@ pub(super) struct Sent {
 }
 
 impl Sent {
-    fn new(status: StatusCode) -> Self {
+    pub(super) fn new(status: StatusCode) -> Self {
         Self {
             status,
             bytes: 0,
@@ -52,7 +52,7 @@ impl Sent {
 pub(super) async fn respond(session: &mut ServerSession, reply: Reply, method: &Method) -> Sent {
     let mut sent = Sent::new(reply.head.status);
     let Reply { head, body } = reply;
-    let header = header(session, head, &body);
+    let header = header(session, head, length(&body));
     let without_body = *method == Method::HEAD;
     let written = async {
         session.write_response_header(header).await?;
@@ -76,17 +76,25 @@ pub(super) async fn respond(session: &mut ServerSession, reply: Reply, method: &
     sent
 }
 
-fn header(session: &ServerSession, head: Head, body: &Body) -> Box<ResponseHeader> {
-    let (mut parts, ()) = http::Response::new(()).into_parts();
-    parts.status = head.status;
-    parts.headers = head.headers;
-    let length = match body {
+fn length(body: &Body) -> Option<u64> {
+    match body {
         Body::Empty => Some(0),
         Body::Full(bytes) => Some(bytes.len() as u64),
         Body::Pieces(pieces) => pieces.length,
         Body::Passed(passed) => passed.length(),
         Body::Live(_) => None,
-    };
+    }
+}
+
+/// The head of an answer whose body has this length, if that is known.
+pub(super) fn header(
+    session: &ServerSession,
+    head: Head,
+    length: Option<u64>,
+) -> Box<ResponseHeader> {
+    let (mut parts, ()) = http::Response::new(()).into_parts();
+    parts.status = head.status;
+    parts.headers = head.headers;
     let bodiless = matches!(
         head.status,
         StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
