@@ -5,6 +5,7 @@
 
 use crate::clock::SystemClock;
 use crate::config::Config;
+use crate::edge::cache::Cache;
 use crate::gateway::{self, Connections, Sockets};
 use crate::log::rocks::Rocks;
 use crate::log::{self, Log};
@@ -115,10 +116,11 @@ async fn run_on(config: Config, metrics: Arc<Metrics>) -> Result<(), RunError> {
     Ok(())
 }
 
-/// What readiness rests on.
+/// What the admin listener asks, once it is there.
 #[derive(Default)]
 struct Lifecycle {
     opened: OnceLock<(Arc<Log>, Arc<Rocks>)>,
+    cache: OnceLock<Arc<Cache>>,
     stopping: AtomicBool,
 }
 
@@ -240,12 +242,17 @@ fn start_admin(
     let Some(address) = &config.admin else {
         return Ok(stop);
     };
-    let (ready, opened) = (lifecycle.clone(), lifecycle.clone());
+    let (ready, opened, purged) = (lifecycle.clone(), lifecycle.clone(), lifecycle.clone());
+    let runtime = tokio::runtime::Handle::current();
     let checkpoints = config.data_dir.join("checkpoints");
     let parts = Parts {
         metrics: metrics.clone(),
         readiness: Arc::new(move || readiness(&ready)),
         checkpoint: Arc::new(move |name| checkpoint(&opened, &checkpoints, name)),
+        purge: Arc::new(move |target| {
+            let cache = purged.cache.get()?;
+            Some(runtime.block_on(cache.purge(target.into())))
+        }),
     };
     let mut service = admin::service(parts, address)?;
     let fds = fds.clone();

@@ -34,6 +34,7 @@ pub use status::{CACHE_STATUS, CacheStatus};
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::observe::admin::PurgeTarget;
 use crate::observe::metrics::{CacheAnswer, CacheFigures, Metrics, UpstreamFailure};
 use crate::types::UnixMs;
 use bytes::Bytes;
@@ -153,6 +154,19 @@ pub enum Purge {
     Tag(String),
 }
 
+impl From<PurgeTarget> for Purge {
+    fn from(target: PurgeTarget) -> Self {
+        match target {
+            PurgeTarget::Path {
+                origin: Some(origin),
+                path,
+            } => Self::Stream { origin, path },
+            PurgeTarget::Path { origin: None, path } => Self::Path(path),
+            PurgeTarget::Tag(tag) => Self::Tag(tag),
+        }
+    }
+}
+
 impl Cache {
     /// Makes the directory, which is in `data_dir` unless set, and begins to look for what an earlier
     /// process has left there. Must be called on a Tokio runtime.
@@ -261,7 +275,7 @@ impl Cache {
             Boarding::Joined(seat) => match seat.outcome().await {
                 Outcome::Alone => {
                     let fetched = fetch.fetch(None).await;
-                    Cached::passed(fetched.map_err(GetError::Origin)?)
+                    Cached::passed(fetched.map_err(GetError::Origin)?, ask.if_none_match)
                 }
                 outcome => self.landed(ask, outcome, seat, true)?,
             },
@@ -269,7 +283,7 @@ impl Cache {
                 let passed = Fill::start(self, ask, place, path, &mut first, fetch);
                 match first.seat.outcome().await {
                     outcome @ (Outcome::Alone | Outcome::Failed(_)) => match passed.await {
-                        Ok(fetched) => Cached::passed(fetched),
+                        Ok(fetched) => Cached::passed(fetched, ask.if_none_match),
                         Err(_) => self.landed(ask, outcome, first.seat, false)?,
                     },
                     outcome => self.landed(ask, outcome, first.seat, false)?,
@@ -369,21 +383,26 @@ impl Cache {
 }
 
 impl Cached {
-    /// An answer as the origin gave it.
-    fn passed(fetched: Fetched) -> Self {
-        let length = terms::content_length(&fetched.headers);
+    /// An answer as the origin gave it, which was asked without the client's condition.
+    fn passed(fetched: Fetched, if_none_match: Option<&str>) -> Self {
+        let cache_status = CacheStatus::Forwarded {
+            stale: false,
+            stored: false,
+            collapsed: false,
+        };
+        let headers = fetched.headers;
+        if fetched.status == StatusCode::OK && entry::is_unchanged(&headers, if_none_match) {
+            return Self::not_modified(&headers, cache_status, None);
+        }
+        let length = terms::content_length(&headers);
         Self {
             status: fetched.status,
-            headers: Arc::new(fetched.headers),
+            headers: Arc::new(headers),
             body: CachedBody::Pieces(Reader {
                 length,
                 source: Body::Passed(fetched.body),
             }),
-            cache_status: CacheStatus::Forwarded {
-                stale: false,
-                stored: false,
-                collapsed: false,
-            },
+            cache_status,
             age_seconds: None,
         }
     }

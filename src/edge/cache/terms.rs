@@ -54,8 +54,9 @@ pub(super) fn judge(
     let Some(terms) = terms(headers, scope, asked_ms) else {
         return Verdict::Pass;
     };
-    let ends_at_tail = headers.contains_key(names::STREAM_UP_TO_DATE)
-        && !headers.contains_key(names::STREAM_CLOSED);
+    let closed = headers.get(names::STREAM_CLOSED);
+    let closed = closed.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"));
+    let ends_at_tail = headers.contains_key(names::STREAM_UP_TO_DATE) && !closed;
     if ends_at_tail {
         Verdict::Share(terms)
     } else {

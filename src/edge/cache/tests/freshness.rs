@@ -129,7 +129,13 @@ async fn a_client_that_has_it_is_told_so() {
     let missed = world.cache.get(&ask, world.origin.clone()).await.unwrap();
     world.settle().await;
     let hit = world.cache.hit(&ask).unwrap();
-    for cached in [missed, hit] {
+    world.will_answer(Answer::whole("no-store", "body").with(header::ETAG, "\"tag\""));
+    let other = Ask {
+        key: key("not kept"),
+        ..ask
+    };
+    let passed = world.cache.get(&other, world.origin.clone()).await.unwrap();
+    for cached in [missed, hit, passed] {
         assert_eq!(cached.status, StatusCode::NOT_MODIFIED);
         assert_eq!(cached.headers[header::ETAG], "\"tag\"");
         assert_eq!(cached.headers.get(header::CONTENT_TYPE), None);
