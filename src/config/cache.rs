@@ -23,6 +23,10 @@ pub struct CacheConfig {
     #[schemars(with = "SizeText")]
     pub disk_bytes: u64,
 
+    /// The most answers on disk. Each takes about 300 bytes of memory.
+    #[schemars(range(min = 1))]
+    pub disk_entries_max: usize,
+
     /// The directory of the answers on disk, which nothing else may use. It can be removed while the
     /// server is stopped. Without it: `cache` in `data_dir`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,6 +56,7 @@ impl Default for CacheConfig {
         Self {
             memory_bytes: 256 << 20,
             disk_bytes: 10 << 30,
+            disk_entries_max: 500_000,
             dir: None,
             entry_bytes_max: 16 << 20,
             in_flight_bytes_max: 128 << 20,

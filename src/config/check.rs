@@ -127,6 +127,7 @@ impl Check<'_, '_> {
         let (entry, together) = (cache.entry_bytes_max, cache.in_flight_bytes_max);
         self.size("cache", "entry_bytes_max", entry, 1 << 10, 1 << 30);
         self.count("cache", "fetches_max", cache.fetches_max);
+        self.count("cache", "disk_entries_max", cache.disk_entries_max);
         if together < entry {
             self.report(
                 &steps!["cache", "in_flight_bytes_max"],

@@ -112,6 +112,16 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// Whether there is a route whose streams have their home elsewhere.
+    pub fn has_origins(&self) -> bool {
+        let mut routes = self.site.iter().flat_map(|site| &site.route);
+        routes.any(
+            |route| matches!(&route.kind, RouteKind::Streams(streams) if streams.origin.is_some()),
+        )
+    }
+}
+
 /// How the log keeps streams on disk and in memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]

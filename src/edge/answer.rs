@@ -13,7 +13,6 @@ use super::cache::{
 use super::cache::{RangeKey, Reader, StreamKey};
 use super::fetch::OriginRead;
 use super::route::Route;
-use crate::observe::metrics::UpstreamFailure;
 use crate::protocol::names;
 use crate::protocol::reply::{Head, matches_etag};
 use crate::serve::{Body, Broken, Passed, Reply, ServeError};
@@ -95,15 +94,10 @@ impl Route {
 impl From<GetError> for ServeError {
     fn from(error: GetError) -> Self {
         match error {
-            GetError::Origin(failure) => origin_error(failure),
+            GetError::Origin(_) | GetError::Unavailable => Self::OriginAway,
             GetError::Busy => Self::TooManyFetches,
         }
     }
-}
-
-/// How a client is told that an origin did not answer.
-pub(super) fn origin_error(failure: UpstreamFailure) -> ServeError {
-    ServeError::OriginAway(failure)
 }
 
 impl From<Cached> for Answer {
@@ -136,7 +130,8 @@ impl From<Cached> for Answer {
 impl Answer {
     /// The answer of the stream's home, whatever is kept.
     pub(super) async fn bypass(read: &OriginRead) -> Result<Self, ServeError> {
-        let fetched = read.fetch(None).await.map_err(origin_error)?;
+        let fetched = read.fetch(None).await;
+        let fetched = fetched.map_err(|_| ServeError::OriginAway)?;
         Ok(Self::from_origin(fetched))
     }
 

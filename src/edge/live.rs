@@ -66,7 +66,7 @@ impl Route {
                 if !answer
                     .is_empty(reader.kind)
                     .await
-                    .map_err(|_| broke_off())?
+                    .map_err(|_| ServeError::OriginAway)?
                 {
                     return Ok(self.with_data(answer, &asked));
                 }
@@ -123,7 +123,7 @@ impl Route {
         if !answer
             .is_empty(reader.kind)
             .await
-            .map_err(|_| broke_off())?
+            .map_err(|_| ServeError::OriginAway)?
         {
             return Ok(self.with_data(answer, asked));
         }
@@ -209,8 +209,4 @@ impl Route {
         let (name, value) = self.via.entry();
         head.set(name, value);
     }
-}
-
-fn broke_off() -> ServeError {
-    ServeError::OriginAway(crate::observe::metrics::UpstreamFailure::Broken)
 }

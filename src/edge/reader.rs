@@ -54,7 +54,7 @@ impl Reader {
         {
             return Ok(Begun::Along(Self {
                 route: route.clone(),
-                subject: subject.clone(),
+                subject: subscription.subject.clone(),
                 at,
                 content_type: subscription.content_type.clone(),
                 kind: subscription.kind,
@@ -101,12 +101,14 @@ impl Reader {
     fn subscribe(&mut self, at: &Arc<str>) -> Result<&Lease, ServeError> {
         let subscription = match self.subscription.take() {
             Some(subscription) => subscription,
-            None => self.route.edge.subscriptions.find_or_begin(
-                &self.route,
-                &self.subject,
-                &self.content_type,
-                at,
-            )?,
+            None => {
+                let all = &self.route.edge.subscriptions;
+                let (subject, content_type) = (&self.subject, &self.content_type);
+                let found = all.find_or_begin(&self.route, subject, content_type, at)?;
+                // One head of a request for all readers, instead of one for each.
+                self.subject = found.subject.clone();
+                found
+            }
         };
         Ok(self.subscription.insert(subscription))
     }
@@ -164,7 +166,7 @@ fn known_place(subscription: &Lease, offset: &str) -> Option<Arc<str>> {
     };
     match subscription.look(&at) {
         Look::Nothing { fresh: true } => Some(at),
-        Look::Data(data) if offset != "now" && data.up_to_date => Some(at),
+        Look::Data(_) if offset != "now" => Some(at),
         _ => None,
     }
 }

@@ -53,12 +53,12 @@ impl Route {
         edge: Arc<Edge>,
         settings: Streams,
         origin: &Origin,
-        metrics: &Arc<UpstreamMetrics>,
+        metrics: Arc<UpstreamMetrics>,
     ) -> Result<Arc<Self>, UpstreamError> {
         let secret = edge.server.log.secret();
         let header = |name: &String| HeaderName::try_from(name).ok();
         Ok(Arc::new(Self {
-            origins: Origins::new(origin, metrics, &edge.stop)?,
+            origins: Origins::new(origin, &metrics, &edge.stop)?,
             via: Via::new(origin.name.as_deref()),
             linger: origin.linger,
             credentials: origin.credentials.iter().filter_map(header).collect(),

@@ -251,7 +251,7 @@ impl Forward {
             UpstreamFailure::Connect | UpstreamFailure::Tls | UpstreamFailure::NoUpstream
         );
         match &self.passing {
-            Some(_) if unsent => ServeError::OriginAway(failure),
+            Some(_) if unsent => ServeError::OriginAway,
             _ => ServeError::Upstream(failure),
         }
     }

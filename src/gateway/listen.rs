@@ -47,7 +47,7 @@ pub fn services(
     config: &Config,
     server: &Arc<Server>,
     recorder: &Arc<Recorder>,
-    edge: &Arc<Edge>,
+    edge: Option<&Arc<Edge>>,
     stop: &CancellationToken,
 ) -> Result<Vec<Service<Connections>>, ListenError> {
     let building = Building {

@@ -4,7 +4,7 @@ use super::edge::{Edge, Passing};
 use super::forward::Forwarder;
 use super::proxy_protocol::Proxy;
 use crate::config::{
-    CacheScope, Config, Limits, Listen, Origin, ReverseProxy, Route as RouteConfig, RouteKind,
+    CacheScope, Config, Limits, Listen, ReverseProxy, Route as RouteConfig, RouteKind,
     Site as SiteConfig, Streams,
 };
 use crate::edge;
@@ -79,7 +79,8 @@ pub(super) struct Building<'a> {
     pub(super) limits: &'a Limits,
     pub(super) metrics: &'a Arc<Metrics>,
     pub(super) recorder: &'a Arc<Recorder>,
-    pub(super) edge: &'a Arc<edge::Edge>,
+    /// There is one if a route has an origin.
+    pub(super) edge: Option<&'a Arc<edge::Edge>>,
     /// Cancelled when clients are to go.
     pub(super) draining: &'a CancellationToken,
     /// Cancelled when upstreams need no longer be checked.
@@ -143,16 +144,8 @@ impl Site {
     }
 }
 
-/// The streams of origins.
-fn edge(
-    pattern: &str,
-    streams: &Streams,
-    origin: &Origin,
-    building: &Building<'_>,
-) -> Result<Edge, UpstreamError> {
-    let metrics = building.metrics.upstreams(pattern);
-    let shared = building.edge.clone();
-    let route = edge::Route::new(shared, streams.clone(), origin, &metrics)?;
+/// An edge route, and what passes requests on to each of its origins.
+fn edge(pattern: &str, route: Arc<edge::Route>, building: &Building<'_>) -> Edge {
     let forwarder = |(home, upstreams): (edge::Home, &Arc<Upstreams>)| {
         let route = route.clone();
         let passing = Passing { route, home };
@@ -160,7 +153,7 @@ fn edge(
         Arc::new(forwarder)
     };
     let forwarders = route.homes().map(forwarder).collect();
-    Ok(Edge { route, forwarders })
+    Edge { route, forwarders }
 }
 
 /// How the streams of recordings are served. Whoever has a URL may read; a cache must not hand it
@@ -205,9 +198,17 @@ impl Route {
         };
         let forwarder = |upstreams| Arc::new(Forwarder::new(upstreams, pattern, building));
         let kind = match &config.kind {
-            RouteKind::Streams(streams) => match &streams.origin {
+            RouteKind::Streams(streams) => match streams.origin.as_deref().zip(building.edge) {
                 None => Kind::Streams(Box::new(serve::Route::new(streams.clone()))),
-                Some(origin) => Kind::Edge(Box::new(edge(pattern, streams, origin, building)?)),
+                Some((origin, shared)) => {
+                    let route = edge::Route::new(
+                        shared.clone(),
+                        streams.clone(),
+                        origin,
+                        metrics.upstreams(pattern),
+                    )?;
+                    Kind::Edge(Box::new(edge(pattern, route, building)))
+                }
             },
             RouteKind::Record(record) => {
                 let upstreams = upstreams(&record.reverse_proxy())?;

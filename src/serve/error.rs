@@ -99,7 +99,7 @@ pub enum ServeError {
     #[error("the recording was ended before its upstream answered")]
     Aborted,
     #[error("the stream's origin is away; try again later")]
-    OriginAway(UpstreamFailure),
+    OriginAway,
     #[error("too many answers are being fetched; try again later")]
     TooManyFetches,
     #[error("too many streams are followed; try again later")]
@@ -199,7 +199,7 @@ impl ServeError {
             Self::CallerBusy => (S::TOO_MANY_REQUESTS, "CALLER_BUSY"),
             Self::KeyReused => (S::UNPROCESSABLE_ENTITY, "IDEMPOTENCY_KEY_REUSED"),
             Self::Aborted => (S::CONFLICT, "RECORDING_ABORTED"),
-            Self::OriginAway(_) => (S::SERVICE_UNAVAILABLE, "ORIGIN_AWAY"),
+            Self::OriginAway => (S::SERVICE_UNAVAILABLE, "ORIGIN_AWAY"),
             Self::TooManyFetches => (S::SERVICE_UNAVAILABLE, "TOO_MANY_FETCHES"),
             Self::TooManyFollowed => (S::SERVICE_UNAVAILABLE, "TOO_MANY_FOLLOWED_STREAMS"),
             Self::Loop => (S::LOOP_DETECTED, "LOOP"),

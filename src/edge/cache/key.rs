@@ -92,6 +92,23 @@ impl RangeKey<'_> {
     }
 }
 
+/// Reads a key that [`RangeKey::to_bytes`] wrote: where its answer lies, and the digest of its
+/// stream's path.
+pub(super) fn read(mut bytes: &[u8]) -> Option<(Place, Digest)> {
+    let mut part = || {
+        let (length, rest) = bytes.split_first_chunk()?;
+        let (part, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+        bytes = rest;
+        Some(part)
+    };
+    let (origin, path, tag, caller, range) = (part()?, part()?, part()?, part()?, part()?);
+    let place = Place {
+        stream: digest(&[origin, path]),
+        range: digest(&[tag, caller, range]),
+    };
+    bytes.is_empty().then(|| (place, digest(&[path])))
+}
+
 /// The digest of parts that cannot run into each other.
 pub(super) fn digest(parts: &[&[u8]]) -> Digest {
     let mut context = Context::new(&SHA256);
@@ -106,4 +123,49 @@ pub(super) fn digest(parts: &[&[u8]]) -> Digest {
 
 fn length(part: &[u8]) -> [u8; 4] {
     (part.len() as u32).to_be_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_written_key_is_read(
+            origin in ".{0,8}",
+            path in ".{0,8}",
+            range in ".{0,8}",
+            caller in proptest::option::of(any::<[u8; 32]>()),
+        ) {
+            let stream = StreamKey { origin: &origin, path: &path };
+            let scope = caller.map_or(Scope::Shared, Scope::Caller);
+            let key = RangeKey { stream, scope: &scope, range: &range };
+            let (place, of_path) = read(&key.to_bytes()).unwrap();
+            prop_assert_eq!(place, key.place());
+            prop_assert_eq!(of_path, digest(&[path.as_bytes()]));
+        }
+    }
+
+    #[test]
+    fn nothing_runs_into_anything_else() {
+        let key = |origin, path, scope, range| RangeKey {
+            stream: StreamKey { origin, path },
+            scope,
+            range,
+        };
+        let caller = Scope::Caller([0; 32]);
+        let keys = [
+            key("a", "b", &Scope::Anonymous, "c"),
+            key("ab", "", &Scope::Anonymous, "c"),
+            key("a", "b", &Scope::Shared, "c"),
+            key("a", "b", &caller, "c"),
+            key("a", "bc", &Scope::Anonymous, ""),
+        ];
+        for (index, one) in keys.iter().enumerate() {
+            for other in &keys[index + 1..] {
+                assert_ne!(one.place(), other.place());
+            }
+        }
+    }
 }
