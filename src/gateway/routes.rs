@@ -205,7 +205,7 @@ impl Route {
                         shared.clone(),
                         streams.clone(),
                         origin,
-                        metrics.upstreams(pattern),
+                        &metrics.upstreams(pattern),
                     )?;
                     Kind::Edge(Box::new(edge(pattern, route, building)))
                 }
