@@ -1,51 +1,21 @@
-//! What the smallest steps of an append and of a read cost: offsets, JSON, frames, SSE, keys, stored
-//! states, and answers from an edge's memory.
+//! What the steps of an append and of a read cost: offsets, JSON, frames, SSE, keys, stored states,
+//! the ring, answers from an edge's memory, and whole requests without HTTP.
 
-use async_trait::async_trait;
+mod steps;
+
 use bytes::{Bytes, BytesMut};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use headwater::clock::SystemClock;
-use headwater::config::Config;
-use headwater::edge::cache::{
-    Ask, Cache, Cached, CachedBody, Fetch, Fetched, Pull, RangeKey, Scope, StreamKey,
-};
+use headwater::edge::cache::Ask;
 use headwater::frame::{self, Frames};
+use headwater::hub::{HotBytes, Run, Tail};
 use headwater::log::keys;
-use headwater::log::state::{ProducerState, StreamState};
-use headwater::observe::metrics::{Metrics, UpstreamFailure};
+use headwater::log::state::ProducerState;
 use headwater::protocol::json;
-use headwater::protocol::sse::{self, Control};
+use headwater::protocol::sse;
 use headwater::types::{Kind, Offset};
-use http::{HeaderMap, HeaderValue, StatusCode};
 use std::hint::black_box;
-use std::sync::Arc;
-
-const MESSAGES: usize = 100;
-const TOKEN: &[u8] = b"twenty bytes of text";
-
-/// A JSON array of 100 messages.
-fn array() -> Vec<u8> {
-    let message =
-        |index| format!(r#"{{"index":{index},"role":"assistant","text":"and so it goes on"}}"#);
-    let messages: Vec<String> = (0..MESSAGES).map(message).collect();
-    format!("[{}]", messages.join(",")).into_bytes()
-}
-
-/// 100 appends of one message.
-fn run() -> Vec<u8> {
-    let one = frame::encode([TOKEN].into_iter());
-    one.repeat(MESSAGES)
-}
-
-/// A state as it is stored in the first version of the layout, which is read for ever.
-fn state() -> StreamState {
-    let value = [
-        &[1, 7, 10][..],
-        b"text/plain",
-        &[1, 60, 5, 0, 90, 80, 70, 2, 0, 0, 0, 3, 0, 4, 9],
-    ];
-    keys::read_state(&value.concat()).expect("a state")
-}
+use steps::cache::{ASK, ETAG};
+use steps::{CONTROL, TOKEN, World};
 
 fn offsets(c: &mut Criterion) {
     let mut group = c.benchmark_group("offset");
@@ -58,7 +28,7 @@ fn offsets(c: &mut Criterion) {
 
 fn json_splitting(c: &mut Criterion) {
     let mut group = c.benchmark_group("json");
-    let array = array();
+    let array = steps::array();
     group.throughput(Throughput::Bytes(array.len() as u64));
     group.bench_function("split 100 messages", |b| {
         b.iter(|| json::split(black_box(&array)).map(|messages| messages.len()));
@@ -68,7 +38,7 @@ fn json_splitting(c: &mut Criterion) {
 
 fn frames(c: &mut Criterion) {
     let mut group = c.benchmark_group("frame");
-    let array = array();
+    let array = steps::array();
     let messages = json::split(&array).expect("messages");
     group.bench_function("encode one", |b| {
         b.iter(|| frame::encode([black_box(TOKEN)].into_iter()));
@@ -76,7 +46,7 @@ fn frames(c: &mut Criterion) {
     group.bench_function("encode 100 messages", |b| {
         b.iter(|| frame::encode(black_box(&messages).iter().copied()));
     });
-    let run = run();
+    let run = steps::run();
     group.bench_function("walk 100 appends", |b| {
         b.iter(|| {
             Frames::new(black_box(&run), 0)
@@ -89,30 +59,24 @@ fn frames(c: &mut Criterion) {
 
 fn sse_framing(c: &mut Criterion) {
     let mut group = c.benchmark_group("sse");
-    let control = Control {
-        next: Offset(1_234_567),
-        cursor: Some(42_000),
-        up_to_date: true,
-        closed: false,
-    };
     for (name, kind) in [("text", Kind::Text), ("binary", Kind::Binary)] {
         group.bench_function(format!("one event of {name}"), |b| {
             let buffer = || BytesMut::with_capacity(256);
             let put = |mut out: BytesMut| {
                 sse::put_data(&mut out, kind, [black_box(TOKEN)].into_iter());
-                sse::put_control(&mut out, &control, None);
+                sse::put_control(&mut out, &CONTROL, None);
                 out
             };
             b.iter_batched(buffer, put, BatchSize::SmallInput);
         });
     }
-    let array = array();
+    let array = steps::array();
     let messages = json::split(&array).expect("messages");
     group.bench_function("one event of 100 JSON messages", |b| {
         let buffer = || BytesMut::with_capacity(2 * array.len());
         let put = |mut out: BytesMut| {
             sse::put_data(&mut out, Kind::Json, messages.iter().copied());
-            sse::put_control(&mut out, &control, None);
+            sse::put_control(&mut out, &CONTROL, None);
             out
         };
         b.iter_batched(buffer, put, BatchSize::SmallInput);
@@ -136,7 +100,7 @@ fn stored(c: &mut Criterion) {
     group.bench_function("write a producer", |b| {
         b.iter(|| keys::write_producer(black_box(producer)));
     });
-    let state = state();
+    let state = steps::state();
     let value = keys::write_state(&state);
     group.bench_function("write a state", |b| {
         b.iter(|| keys::write_state(black_box(&state)));
@@ -147,84 +111,61 @@ fn stored(c: &mut Criterion) {
     group.finish();
 }
 
-/// An origin with one answer.
-struct Origin;
-
-struct Once(Option<Bytes>);
-
-#[async_trait]
-impl Fetch for Origin {
-    async fn fetch(&self, _: Option<&HeaderValue>) -> Result<Fetched, UpstreamFailure> {
-        let headers = [
-            ("content-type", "application/json"),
-            ("cache-control", "public, max-age=31536000, immutable"),
-            ("cache-tag", "stream:default/example"),
-            ("etag", "\"0123456789abcdef0123456789abcdef:7:0:65536\""),
-            ("stream-next-offset", "0000000000000000_0000000000065536"),
-            ("x-content-type-options", "nosniff"),
-            ("cross-origin-resource-policy", "cross-origin"),
-            ("access-control-allow-origin", "*"),
-            ("access-control-expose-headers", "*"),
-        ];
-        let header = |(name, value): (&'static str, _)| {
-            (
-                name.parse().expect("a name"),
-                HeaderValue::from_static(value),
-            )
-        };
-        Ok(Fetched {
-            status: StatusCode::OK,
-            headers: headers.map(header).into_iter().collect::<HeaderMap>(),
-            body: Box::new(Once(Some(Bytes::from(vec![b'x'; 64 << 10])))),
-        })
-    }
+/// The ring and its readers: what is shown once, and read by many.
+fn tail(c: &mut Criterion) {
+    let mut group = c.benchmark_group("tail");
+    let hot = HotBytes::new(1 << 20);
+    let tail = Tail::new(None, hot.clone());
+    let frames = frame::encode([TOKEN].into_iter());
+    let mut start = 0;
+    group.bench_function("show an append", |b| {
+        b.iter(|| {
+            let run = Run {
+                start,
+                frames: frames.clone(),
+            };
+            start = run.end();
+            tail.show(None, Some(black_box(run)));
+        });
+    });
+    group.finish();
 }
 
-#[async_trait]
-impl Pull for Once {
-    async fn next(&mut self) -> Result<Option<Bytes>, UpstreamFailure> {
-        Ok(self.0.take())
-    }
+/// Appends and reads without HTTP. What is written is not synced: a sync would hide all else.
+fn requests(c: &mut Criterion) {
+    let world = World::with_stream("small", 1024);
+    let message = Bytes::from(vec![b'x'; 256]);
+    let mut group = c.benchmark_group("request");
+    group.bench_function("append, one by one", |b| {
+        b.iter(|| world.append("small", &message, 1));
+    });
+    group.throughput(Throughput::Elements(64));
+    group.bench_function("append, 64 together", |b| {
+        b.iter(|| world.append_together("small", &message, 64));
+    });
+    let world = World::with_stream("small", 1024);
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("read 1 KiB", |b| b.iter(|| world.read("small")));
+    let world = World::with_stream("large", 20);
+    world.append_together("large", &Bytes::from(vec![b'x'; 64 * 1024]), 60);
+    let bytes = world.read("large") as u64;
+    group.throughput(Throughput::Bytes(bytes));
+    group.bench_function("read 4 MB", |b| b.iter(|| world.read("large")));
+    let world = World::with_stream("tiny", 20);
+    world.append_together("tiny", &Bytes::from_static(TOKEN), 20_000);
+    group.throughput(Throughput::Elements(20_000));
+    group.bench_function("read 20,000 messages", |b| b.iter(|| world.read("tiny")));
+    group.finish();
 }
 
 fn cached(c: &mut Criterion) {
     let mut group = c.benchmark_group("cache");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let _on = runtime.enter();
-    let mut config = Config::default();
-    config.cache.disk_bytes = 0;
-    let cache = Cache::open(&config, Arc::new(SystemClock), Arc::new(Metrics::new()));
-    let cache = cache.expect("a cache");
-    let ask = Ask {
-        key: RangeKey {
-            stream: StreamKey {
-                origin: "https://origin.example.com",
-                path: "/v1/stream/example",
-            },
-            scope: &Scope::Anonymous,
-            range: "offset=0000000000000000_0000000000000000",
-        },
-        generation: 0,
-        if_none_match: None,
-    };
-    let read = async {
-        let answer = cache.get(&ask, Origin).await;
-        if let Ok(Cached {
-            body: CachedBody::Pieces(mut reader),
-            ..
-        }) = answer
-        {
-            while let Ok(Some(_)) = reader.next().await {}
-        }
-    };
-    runtime.block_on(read);
-    while cache.hit(&ask).is_none() {
-        std::thread::yield_now();
-    }
-    group.bench_function("hit in memory", |b| b.iter(|| cache.hit(black_box(&ask))));
+    let cache = steps::cache::warm(&runtime);
+    group.bench_function("hit in memory", |b| b.iter(|| cache.hit(black_box(&ASK))));
     let unchanged = Ask {
-        if_none_match: Some("\"0123456789abcdef0123456789abcdef:7:0:65536\""),
-        ..ask
+        if_none_match: Some(ETAG),
+        ..ASK
     };
     group.bench_function("hit that the client has", |b| {
         b.iter(|| cache.hit(black_box(&unchanged)));
@@ -239,6 +180,8 @@ criterion_group!(
     frames,
     sse_framing,
     stored,
+    tail,
+    requests,
     cached
 );
 criterion_main!(benches);

@@ -29,6 +29,8 @@ if [[ $purpose == test ]]; then
     need python3 command -v python3
     need python3-venv python3 -c 'import ensurepip, venv'
     need chromium command -v chromium
+    need valgrind command -v valgrind
+    need iproute2 command -v ip
 fi
 
 if ((${#missing[@]} > 0)); then
