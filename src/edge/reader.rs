@@ -292,13 +292,19 @@ impl Events {
                 self.playing = Some(Playing::new(answer));
                 Ok(true)
             }
-            Ok(answer) if answer.status.is_client_error() => Err(LiveEnd::StreamGone),
+            Ok(answer) if is_final(answer.status) => Err(LiveEnd::StreamGone),
             Ok(_) | Err(_) => {
                 self.retry_at = Some(later());
                 Ok(false)
             }
         }
     }
+}
+
+/// Whether asking again would not help.
+fn is_final(status: StatusCode) -> bool {
+    let later = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
+    status.is_client_error() && !later.contains(&status)
 }
 
 /// When an origin is asked again that did not help.

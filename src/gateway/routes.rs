@@ -327,6 +327,19 @@ fn decode(path: &str) -> Result<Cow<'_, str>, ServeError> {
     Ok(decoded)
 }
 
+/// Whether a path has a `.` or `..` segment, however it is written.
+pub(super) fn has_dot_segments(path: &str) -> bool {
+    let mut plain = path.to_ascii_lowercase();
+    for (written, meant) in [("%2e", "."), ("%2f", "/"), ("%5c", "/"), ("\\", "/")] {
+        if plain.contains(written) {
+            plain = plain.replace(written, meant);
+        }
+    }
+    plain
+        .split('/')
+        .any(|segment| matches!(segment, "." | ".."))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
