@@ -1,19 +1,21 @@
 //! What the steps of an append and of a read cost: offsets, JSON, frames, SSE, keys, stored states,
-//! the ring, and whole requests without HTTP.
+//! the ring, answers from an edge's memory, and whole requests without HTTP.
 
 mod steps;
 
 use bytes::{Bytes, BytesMut};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use headwater::edge::cache::Ask;
 use headwater::frame::{self, Frames};
 use headwater::hub::{HotBytes, Run, Tail};
 use headwater::log::keys;
 use headwater::log::state::ProducerState;
 use headwater::protocol::json;
-use headwater::protocol::sse;
+use headwater::protocol::sse::{self, Encoding};
 use headwater::types::{Kind, Offset};
 use std::hint::black_box;
-use steps::{CONTROL, TOKEN, World};
+use steps::cache::{ASK, ETAG};
+use steps::{CONTROL, OFFSET, TOKEN, World};
 
 fn offsets(c: &mut Criterion) {
     let mut group = c.benchmark_group("offset");
@@ -57,12 +59,18 @@ fn frames(c: &mut Criterion) {
 
 fn sse_framing(c: &mut Criterion) {
     let mut group = c.benchmark_group("sse");
+    let next = OFFSET.to_string();
     for (name, kind) in [("text", Kind::Text), ("binary", Kind::Binary)] {
         group.bench_function(format!("one event of {name}"), |b| {
             let buffer = || BytesMut::with_capacity(256);
             let put = |mut out: BytesMut| {
-                sse::put_data(&mut out, kind, [black_box(TOKEN)].into_iter());
-                sse::put_control(&mut out, &CONTROL, None);
+                sse::put_data(
+                    &mut out,
+                    kind,
+                    Encoding::of(kind, false),
+                    [black_box(TOKEN)].into_iter(),
+                );
+                sse::put_control(&mut out, &next, &CONTROL, None);
                 out
             };
             b.iter_batched(buffer, put, BatchSize::SmallInput);
@@ -73,8 +81,13 @@ fn sse_framing(c: &mut Criterion) {
     group.bench_function("one event of 100 JSON messages", |b| {
         let buffer = || BytesMut::with_capacity(2 * array.len());
         let put = |mut out: BytesMut| {
-            sse::put_data(&mut out, Kind::Json, messages.iter().copied());
-            sse::put_control(&mut out, &CONTROL, None);
+            sse::put_data(
+                &mut out,
+                Kind::Json,
+                Encoding::Text,
+                messages.iter().copied(),
+            );
+            sse::put_control(&mut out, &next, &CONTROL, None);
             out
         };
         b.iter_batched(buffer, put, BatchSize::SmallInput);
@@ -156,6 +169,21 @@ fn requests(c: &mut Criterion) {
     group.finish();
 }
 
+fn cached(c: &mut Criterion) {
+    let mut group = c.benchmark_group("cache");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let cache = steps::cache::warm(&runtime);
+    group.bench_function("hit in memory", |b| b.iter(|| cache.hit(black_box(&ASK))));
+    let unchanged = Ask {
+        if_none_match: Some(ETAG),
+        ..ASK
+    };
+    group.bench_function("hit that the client has", |b| {
+        b.iter(|| cache.hit(black_box(&unchanged)));
+    });
+    group.finish();
+}
+
 criterion_group!(
     benches,
     offsets,
@@ -164,6 +192,7 @@ criterion_group!(
     sse_framing,
     stored,
     tail,
-    requests
+    requests,
+    cached
 );
 criterion_main!(benches);

@@ -13,7 +13,7 @@ use super::client::{Server, StreamHeaders};
 use super::failure::{Failure, Kind};
 use super::output::Writer;
 use super::read::{Mode, Reader};
-use super::sse::{Event, Parser};
+use crate::protocol::event_stream::{Event, Parser};
 
 /// An event connection that brought nothing and ended sooner is a failure, and not worth hurry.
 const CONNECTION_MIN: Duration = Duration::from_secs(1);
@@ -256,6 +256,7 @@ mod tests {
         let event = Event {
             name: "data".to_owned(),
             data: b"AQID\nBAUG\r\n".to_vec(),
+            is_cut: false,
         };
         assert_eq!(decode(event.clone(), true).unwrap(), [1, 2, 3, 4, 5, 6]);
         assert_eq!(decode(event.clone(), false).unwrap(), event.data);

@@ -3,6 +3,7 @@
 
 pub mod coding;
 pub mod cursor;
+pub mod event_stream;
 pub mod json;
 pub mod names;
 pub mod reply;

@@ -8,6 +8,8 @@ mod caching;
 mod compression;
 mod crash;
 mod disconnects;
+mod edge;
+mod edge_live;
 mod large;
 mod limits;
 mod operations;

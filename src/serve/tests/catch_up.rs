@@ -186,7 +186,7 @@ async fn bytes_of(reply: Reply) -> Vec<u8> {
             );
             body
         }
-        Body::Live(_) => panic!("it is not live"),
+        Body::Passed(_) | Body::Live(_) => panic!("it is not read from the log"),
     }
 }
 
