@@ -1,20 +1,20 @@
 //! GET that waits: long-poll and SSE (protocol, sections 5.7 and 5.8).
 
-use super::get::position;
+use super::get::{freshness, position, remaining_ms};
 use super::{Body, Reply, ServeError, Server, Target};
 use crate::config::Streams;
 use crate::frame::{self, Frames};
 use crate::hub::{EncodedKey, Run, View};
-use crate::log::{AnswerBody, ReadError, Stream};
+use crate::log::{Answer, AnswerBody, ReadError, Stream};
 use crate::observe::access::LiveEnd;
 use crate::observe::metrics::{Held, Live};
-use crate::protocol::reply::{self, Head};
-use crate::protocol::request;
+use crate::protocol::reply::{self, Freshness, Head};
+use crate::protocol::request::{self, From};
 use crate::protocol::sse::{self, Control};
 use crate::protocol::{cursor, names};
 use crate::types::{Kind, Lifetime, Offset, Position};
 use bytes::{Bytes, BytesMut};
-use http::StatusCode;
+use http::{StatusCode, header};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
@@ -29,6 +29,11 @@ impl Server {
         let (stream, view) = self.begin_read(target).await?;
         let _reader = self.live_reader(Live::LongPoll)?;
         let at = position(read.from, &view).unwrap_or(view.tail);
+        let from = match read.from {
+            // Like `now`, it waits where the tail happens to be.
+            From::At(beyond) if beyond > view.tail => From::Tail,
+            from => from,
+        };
         let deadline = Instant::now() + target.route.config.long_poll_timeout;
         let id = view.meta.id;
         let waited = timeout_at(deadline, stream.tail().wait(id, at));
@@ -38,15 +43,46 @@ impl Server {
         }
         // Neither deleted nor expired, also if nothing came.
         stream.view(self.clock.now_ms())?;
-        let answer = self.answer_from(&stream, read.from, at).await?;
+        let answer = self.answer_from(&stream, from, at).await?;
         let cursor = (!answer.view.closed).then(|| self.cursor(read.cursor));
         if answer.from < answer.to {
             let tag = read.if_none_match.as_deref();
             return self
-                .answer(target, &stream, read.from, answer, tag, cursor)
+                .answer(target, &stream, from, answer, tag, cursor)
                 .await;
         }
-        Ok(nothing_new(target, &answer.view, cursor))
+        Ok(self.nothing_new(target, &stream, from, &answer, cursor))
+    }
+
+    /// The reply of a long-poll that waited in vain, or at the end of a closed stream.
+    fn nothing_new(
+        &self,
+        target: &Target<'_>,
+        stream: &Stream,
+        from: From,
+        answer: &Answer,
+        cursor: Option<u64>,
+    ) -> Reply {
+        let view = &answer.view;
+        let mut head = Head::new(StatusCode::NO_CONTENT, target.route.config.cors);
+        head.set_next_offset(view.tail);
+        head.set_up_to_date(true);
+        head.set_closed(view.closed, view.end.as_deref());
+        if let Some(cursor) = cursor {
+            head.set_number(names::STREAM_CURSOR, cursor);
+        }
+        let fresh = match freshness(from, answer) {
+            Freshness::Nothing if from != From::Tail => Freshness::Waited,
+            fresh => fresh,
+        };
+        let remaining = remaining_ms(stream, view, self.clock.now_ms());
+        let control = target.route.caching.cache_control(fresh, remaining);
+        head.set(header::CACHE_CONTROL, control);
+        head.set_cache_tag(&target.path);
+        Reply {
+            head,
+            body: Body::Empty,
+        }
     }
 
     pub(super) async fn sse(
@@ -103,22 +139,6 @@ impl Server {
 struct LiveReader {
     _permit: OwnedSemaphorePermit,
     _gauge: Held,
-}
-
-/// The reply of a long-poll that waited in vain, or at the end of a closed stream.
-fn nothing_new(target: &Target<'_>, view: &View, cursor: Option<u64>) -> Reply {
-    let mut head = Head::new(StatusCode::NO_CONTENT, target.route.config.cors);
-    head.set_next_offset(view.tail);
-    head.set_up_to_date(true);
-    head.set_closed(view.closed, view.end.as_deref());
-    if let Some(cursor) = cursor {
-        head.set_number(names::STREAM_CURSOR, cursor);
-    }
-    head.set_no_store();
-    Reply {
-        head,
-        body: Body::Empty,
-    }
 }
 
 /// Connections shorter than this look like failures to clients.
