@@ -23,7 +23,7 @@ RECORDING_VENV := tests/recording/python/.venv
 .PHONY: help
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
-	echo "Also: build fmt lint deny unit conformance clients recording bench-full bench-micro clean"
+	echo "Also: build fmt lint deny unit conformance clients recording cdn bench-full bench-micro clean"
 
 # --- Building and running
 
@@ -43,7 +43,7 @@ run: build
 # --- Testing: each stage ends the run when it fails
 
 .PHONY: test
-test: test-prerequisites lint deny unit conformance clients recording
+test: test-prerequisites lint deny unit conformance clients recording cdn
 	@echo "=== all stages passed"
 
 .PHONY: test-prerequisites
@@ -91,6 +91,12 @@ clients: build tests/clients/typescript/node_modules/.package-lock.json $(CLIENT
 recording: build tests/recording/node_modules/.package-lock.json $(RECORDING_VENV)/installed
 	@echo "=== recording: curl, Chromium, the OpenAI clients, kill -9, a thousand at once"
 	PYTHON="$(CURDIR)/$(RECORDING_VENV)/bin/python" node tests/recording/run.mjs $(ARGS)
+
+# One of them alone: make cdn ARGS=live
+.PHONY: cdn
+cdn: build tests/clients/typescript/node_modules/.package-lock.json
+	@echo "=== cdn: nginx and Varnish before a server, Chromium behind them"
+	node tests/cdn/run.mjs $(ARGS)
 
 %/node_modules/.package-lock.json: %/package.json %/package-lock.json
 	npm ci --prefix $* --no-audit --no-fund --loglevel=error

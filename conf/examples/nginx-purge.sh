@@ -1,7 +1,7 @@
 #!/bin/sh
 # Removes all that nginx keeps of a stream, wherever it was cached:
 #
-#   nginx-purge.sh /var/cache/headwater/cache stream:v1/stream/chat
+#   nginx-purge.sh /var/cache/headwater/cache stream:default/chat
 #
 # The tag is what Headwater answers as `Cache-Tag`. nginx keeps each answer in a file of its own,
 # head and body; one that is gone is asked for again. This reads the whole cache. Run it again when

@@ -27,11 +27,14 @@ function example(name, changes) {
   return text
 }
 
+// Where Debian has these, also for who is not root.
+const env = { ...process.env, PATH: `${process.env.PATH}:/usr/local/sbin:/usr/sbin` }
+
 /** Starts a program that says what it does in `dir`, and resolves once something listens at the port. */
 async function launch(command, args, port, dir) {
   const said = path.join(dir, "said.log")
   const log = fs.openSync(said, "a")
-  const child = spawn(command, args, { stdio: ["ignore", log, log] })
+  const child = spawn(command, args, { stdio: ["ignore", log, log], env })
   fs.closeSync(log)
   let ended
   const gone = new Promise((resolve) => {
@@ -126,13 +129,13 @@ streams = { cache = "private" }
  * Starts Headwater, and each CDN before it. A relay between them counts connections; `asked(labels)`
  * is how many requests the origin has answered.
  */
-export async function startAll() {
+export async function startAll({ segmentBytes = SEGMENT_BYTES } = {}) {
   const started = []
   const stop = async () => {
     for (const one of started.reverse()) await one.stop()
   }
   try {
-    const server = await startServer({ config: routes, env: { HEADWATER__LOG__SEGMENT_BYTES: String(SEGMENT_BYTES) } })
+    const server = await startServer({ config: routes, env: { HEADWATER__LOG__SEGMENT_BYTES: String(segmentBytes) } })
     started.push({ stop: async () => assert.equal(await server.stop(), "exit code 0") })
     const cdns = {}
     for (const name of names) {
