@@ -23,7 +23,7 @@ RECORDING_VENV := tests/recording/python/.venv
 .PHONY: help
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
-	echo "Also: build fmt lint deny unit conformance clients recording cdn bench-full bench-micro clean"
+	echo "Also: build fmt lint deny unit conformance clients recording cdn edge bench-full bench-micro clean"
 
 # --- Building and running
 
@@ -43,7 +43,7 @@ run: build
 # --- Testing: each stage ends the run when it fails
 
 .PHONY: test
-test: test-prerequisites lint deny unit conformance clients recording cdn
+test: test-prerequisites lint deny unit conformance clients recording cdn edge
 	@echo "=== all stages passed"
 
 .PHONY: test-prerequisites
@@ -78,7 +78,7 @@ unit:
 
 .PHONY: conformance
 conformance: build tests/conformance/node_modules/.package-lock.json
-	@echo "=== conformance: the official suite, in the clear and over TLS"
+	@echo "=== conformance: the official suite, in the clear, over TLS and through an edge"
 	node tests/conformance/run.mjs
 
 .PHONY: clients
@@ -97,6 +97,12 @@ recording: build tests/recording/node_modules/.package-lock.json $(RECORDING_VEN
 cdn: build tests/clients/typescript/node_modules/.package-lock.json
 	@echo "=== cdn: nginx and Varnish before a server, Chromium behind them"
 	node tests/cdn/run.mjs $(ARGS)
+
+# With fewer readers: make edge EDGE_READERS=1000
+.PHONY: edge
+edge: build tests/edge/node_modules/.package-lock.json tests/clients/typescript/node_modules/.package-lock.json
+	@echo "=== edge: ten thousand readers, cut links, kill -9, the servers of others"
+	node tests/edge/run.mjs $(ARGS)
 
 %/node_modules/.package-lock.json: %/package.json %/package-lock.json
 	npm ci --prefix $* --no-audit --no-fund --loglevel=error

@@ -4,7 +4,7 @@
 // client, which must be installed there, through each CDN.
 
 import path from "node:path"
-import { runFiles, testNames } from "../tools/files.mjs"
+import { runFiles, runNamed } from "../tools/files.mjs"
 import { startAll } from "./support.mjs"
 
 const here = import.meta.dirname
@@ -14,18 +14,10 @@ async function clients() {
   let code = 0
   for (const cdn of Object.values(all.cdns)) {
     console.log(`client tests through ${cdn.name}`)
-    code ||= await runFiles(path.join(here, "../clients/typescript"), [], { HEADWATER_URL: cdn.url })
+    code ||= await runFiles(path.join(here, "../clients/typescript"), undefined, { HEADWATER_URL: cdn.url })
   }
   await all.stop()
   return code
 }
 
-const all = [...testNames(here), "clients"]
-const names = process.argv.length > 2 ? process.argv.slice(2) : all
-const unknown = names.find((name) => !all.includes(name))
-if (unknown) throw new Error(`unknown test: ${unknown}`)
-const files = names.filter((name) => name !== "clients")
-let code = 0
-if (files.length) code ||= await runFiles(here, files)
-if (names.includes("clients")) code ||= await clients()
-process.exit(code)
+await runNamed(here, { clients })

@@ -4,7 +4,7 @@
 // interpreter that has python/requirements.txt installed.
 
 import path from "node:path"
-import { runFiles, testNames } from "../tools/files.mjs"
+import { runNamed } from "../tools/files.mjs"
 import { run } from "../tools/server.mjs"
 import { startBoth } from "./support.mjs"
 
@@ -19,12 +19,4 @@ async function python() {
   return code
 }
 
-const all = [...testNames(here), "python"]
-const names = process.argv.length > 2 ? process.argv.slice(2) : all
-const unknown = names.find((name) => !all.includes(name))
-if (unknown) throw new Error(`unknown test: ${unknown}`)
-const withNode = names.filter((name) => name !== "python")
-let code = 0
-if (withNode.length) code ||= await runFiles(here, withNode)
-if (names.includes("python")) code ||= await python()
-process.exit(code)
+await runNamed(here, { python })

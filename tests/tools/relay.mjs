@@ -5,10 +5,11 @@ import net from "node:net"
 
 /**
  * Listens, and connects each client to `target`, the URL of a server. `cut()` breaks all
- * connections and refuses further ones until `restore()`; `drop()` only breaks them.
+ * connections and refuses further ones until `restore()`; `drop()` only breaks them; `lead(url)`
+ * connects further ones to another server.
  */
 export async function startRelay(target) {
-  const { hostname, port } = new URL(target)
+  let { hostname, port } = new URL(target)
   const sockets = new Set()
   const relay = { connections: 0, open: 0 }
   let through = true
@@ -39,6 +40,7 @@ export async function startRelay(target) {
     through = false
     relay.drop()
   }
+  relay.lead = (to) => { ({ hostname, port } = new URL(to)) }
   relay.restore = () => { through = true }
   relay.stop = () => {
     server.close()
