@@ -23,7 +23,7 @@ RECORDING_VENV := tests/recording/python/.venv
 .PHONY: help
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
-	echo "Also: build fmt lint deny unit conformance clients recording cdn edge bench-full bench-micro clean"
+	echo "Also: build fmt lint deny unit conformance clients recording cdn edge bench-full bench-edge bench-micro clean"
 
 # --- Building and running
 
@@ -130,6 +130,11 @@ bench: prerequisites
 .PHONY: bench-full
 bench-full: prerequisites
 	$(BENCH) compare -- $(BENCH_FULL) --write $(ARGS)
+
+# An edge beside nginx, its readers, and its origin: make bench-edge ARGS="--rows added"
+.PHONY: bench-edge
+bench-edge: prerequisites
+	$(BENCH) edge -- $(ARGS)
 
 # The smallest steps by themselves: make bench-micro ARGS=json
 .PHONY: bench-micro

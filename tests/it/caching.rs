@@ -259,7 +259,11 @@ fn what_long_polls_were_told_is_kept_no_longer_than_it_holds() {
     assert_eq!(in_vain.status, 204);
     let shared = "public, max-age=0, s-maxage=1";
     assert_eq!(in_vain.expect("cache-control"), shared);
-    assert!(in_vain.expect("cache-tag").ends_with(target.rsplit('/').next().unwrap()));
+    assert!(
+        in_vain
+            .expect("cache-tag")
+            .ends_with(target.rsplit('/').next().unwrap())
+    );
     assert_eq!(poll("now").expect("cache-control"), "no-store");
 
     server.close(&target);
@@ -283,7 +287,11 @@ fn what_came_after_now_is_not_kept_for_a_later_now() {
     let tail = tail.expect("stream-next-offset").to_owned();
     let from_tail = poll_while_appending(&server, &target, &tail);
     assert_eq!(from_tail.body, b"more");
-    assert!(from_tail.expect("cache-control").starts_with("public, max-age=60"));
+    assert!(
+        from_tail
+            .expect("cache-control")
+            .starts_with("public, max-age=60")
+    );
     for offset in ["now", "9999999999999999_9999999999999999"] {
         let answer = poll_while_appending(&server, &target, offset);
         assert_eq!(answer.body, b"more", "{offset}");
