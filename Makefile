@@ -17,13 +17,16 @@ HEADWATER_BIN := $(CARGO_TARGET_DIR)/release/headwater
 export CARGO_TARGET_DIR HEADWATER_BIN
 
 CARGO_FLAGS := --release --locked
+TOOLS := $(CARGO_TARGET_DIR)/tools
+GUNGRAUN_RUNNER := $(TOOLS)/bin/gungraun-runner
+export GUNGRAUN_RUNNER
 CLIENTS_VENV := tests/clients/python/.venv
 RECORDING_VENV := tests/recording/python/.venv
 
 .PHONY: help
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
-	echo "Also: build fmt lint deny unit conformance clients recording cdn edge bench-full bench-edge bench-micro clean"
+	echo "Also: build fmt lint deny unit instructions conformance clients recording cdn edge bench-full bench-edge bench-micro clean"
 
 # --- Building and running
 
@@ -43,7 +46,7 @@ run: build
 # --- Testing: each stage ends the run when it fails
 
 .PHONY: test
-test: test-prerequisites lint deny unit conformance clients recording cdn edge
+test: test-prerequisites lint deny unit instructions conformance clients recording cdn edge
 	@echo "=== all stages passed"
 
 .PHONY: test-prerequisites
@@ -75,6 +78,19 @@ deny:
 unit:
 	@echo "=== cargo test: unit and integration tests"
 	cargo test $(CARGO_FLAGS)
+
+# Counted by callgrind, so the same on every machine; bounds are in benches/instructions.rs.
+.PHONY: instructions
+instructions: build $(GUNGRAUN_RUNNER)
+	@echo "=== instructions: what the hot paths take"
+	cargo bench --profile release --locked --bench instructions
+
+# The version must be that of the library.
+$(GUNGRAUN_RUNNER): Cargo.lock
+	version=$$(cargo metadata --format-version 1 --locked | python3 -c 'import json, sys
+	print(next(p["version"] for p in json.load(sys.stdin)["packages"] if p["name"] == "gungraun"))')
+	cargo install --locked --quiet --root "$(TOOLS)" --version "$$version" gungraun-runner
+	touch $@
 
 .PHONY: conformance
 conformance: build tests/conformance/node_modules/.package-lock.json

@@ -1,42 +1,19 @@
-//! What the smallest steps of an append and of a read cost: offsets, JSON, frames, SSE, keys and
-//! stored states.
+//! What the steps of an append and of a read cost: offsets, JSON, frames, SSE, keys, stored states,
+//! the ring, and whole requests without HTTP.
 
-use bytes::BytesMut;
+mod steps;
+
+use bytes::{Bytes, BytesMut};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use headwater::frame::{self, Frames};
+use headwater::hub::{HotBytes, Run, Tail};
 use headwater::log::keys;
-use headwater::log::state::{ProducerState, StreamState};
+use headwater::log::state::ProducerState;
 use headwater::protocol::json;
-use headwater::protocol::sse::{self, Control};
+use headwater::protocol::sse;
 use headwater::types::{Kind, Offset};
 use std::hint::black_box;
-
-const MESSAGES: usize = 100;
-const TOKEN: &[u8] = b"twenty bytes of text";
-
-/// A JSON array of 100 messages.
-fn array() -> Vec<u8> {
-    let message =
-        |index| format!(r#"{{"index":{index},"role":"assistant","text":"and so it goes on"}}"#);
-    let messages: Vec<String> = (0..MESSAGES).map(message).collect();
-    format!("[{}]", messages.join(",")).into_bytes()
-}
-
-/// 100 appends of one message.
-fn run() -> Vec<u8> {
-    let one = frame::encode([TOKEN].into_iter());
-    one.repeat(MESSAGES)
-}
-
-/// A state as it is stored in the first version of the layout, which is read for ever.
-fn state() -> StreamState {
-    let value = [
-        &[1, 7, 10][..],
-        b"text/plain",
-        &[1, 60, 5, 0, 90, 80, 70, 2, 0, 0, 0, 3, 0, 4, 9],
-    ];
-    keys::read_state(&value.concat()).expect("a state")
-}
+use steps::{CONTROL, TOKEN, World};
 
 fn offsets(c: &mut Criterion) {
     let mut group = c.benchmark_group("offset");
@@ -49,7 +26,7 @@ fn offsets(c: &mut Criterion) {
 
 fn json_splitting(c: &mut Criterion) {
     let mut group = c.benchmark_group("json");
-    let array = array();
+    let array = steps::array();
     group.throughput(Throughput::Bytes(array.len() as u64));
     group.bench_function("split 100 messages", |b| {
         b.iter(|| json::split(black_box(&array)).map(|messages| messages.len()));
@@ -59,7 +36,7 @@ fn json_splitting(c: &mut Criterion) {
 
 fn frames(c: &mut Criterion) {
     let mut group = c.benchmark_group("frame");
-    let array = array();
+    let array = steps::array();
     let messages = json::split(&array).expect("messages");
     group.bench_function("encode one", |b| {
         b.iter(|| frame::encode([black_box(TOKEN)].into_iter()));
@@ -67,7 +44,7 @@ fn frames(c: &mut Criterion) {
     group.bench_function("encode 100 messages", |b| {
         b.iter(|| frame::encode(black_box(&messages).iter().copied()));
     });
-    let run = run();
+    let run = steps::run();
     group.bench_function("walk 100 appends", |b| {
         b.iter(|| {
             Frames::new(black_box(&run), 0)
@@ -80,30 +57,24 @@ fn frames(c: &mut Criterion) {
 
 fn sse_framing(c: &mut Criterion) {
     let mut group = c.benchmark_group("sse");
-    let control = Control {
-        next: Offset(1_234_567),
-        cursor: Some(42_000),
-        up_to_date: true,
-        closed: false,
-    };
     for (name, kind) in [("text", Kind::Text), ("binary", Kind::Binary)] {
         group.bench_function(format!("one event of {name}"), |b| {
             let buffer = || BytesMut::with_capacity(256);
             let put = |mut out: BytesMut| {
                 sse::put_data(&mut out, kind, [black_box(TOKEN)].into_iter());
-                sse::put_control(&mut out, &control, None);
+                sse::put_control(&mut out, &CONTROL, None);
                 out
             };
             b.iter_batched(buffer, put, BatchSize::SmallInput);
         });
     }
-    let array = array();
+    let array = steps::array();
     let messages = json::split(&array).expect("messages");
     group.bench_function("one event of 100 JSON messages", |b| {
         let buffer = || BytesMut::with_capacity(2 * array.len());
         let put = |mut out: BytesMut| {
             sse::put_data(&mut out, Kind::Json, messages.iter().copied());
-            sse::put_control(&mut out, &control, None);
+            sse::put_control(&mut out, &CONTROL, None);
             out
         };
         b.iter_batched(buffer, put, BatchSize::SmallInput);
@@ -127,7 +98,7 @@ fn stored(c: &mut Criterion) {
     group.bench_function("write a producer", |b| {
         b.iter(|| keys::write_producer(black_box(producer)));
     });
-    let state = state();
+    let state = steps::state();
     let value = keys::write_state(&state);
     group.bench_function("write a state", |b| {
         b.iter(|| keys::write_state(black_box(&state)));
@@ -138,12 +109,61 @@ fn stored(c: &mut Criterion) {
     group.finish();
 }
 
+/// The ring and its readers: what is shown once, and read by many.
+fn tail(c: &mut Criterion) {
+    let mut group = c.benchmark_group("tail");
+    let hot = HotBytes::new(1 << 20);
+    let tail = Tail::new(None, hot.clone());
+    let frames = frame::encode([TOKEN].into_iter());
+    let mut start = 0;
+    group.bench_function("show an append", |b| {
+        b.iter(|| {
+            let run = Run {
+                start,
+                frames: frames.clone(),
+            };
+            start = run.end();
+            tail.show(None, Some(black_box(run)));
+        });
+    });
+    group.finish();
+}
+
+/// Appends and reads without HTTP. What is written is not synced: a sync would hide all else.
+fn requests(c: &mut Criterion) {
+    let world = World::with_stream("small", 1024);
+    let message = Bytes::from(vec![b'x'; 256]);
+    let mut group = c.benchmark_group("request");
+    group.bench_function("append, one by one", |b| {
+        b.iter(|| world.append("small", &message, 1));
+    });
+    group.throughput(Throughput::Elements(64));
+    group.bench_function("append, 64 together", |b| {
+        b.iter(|| world.append_together("small", &message, 64));
+    });
+    let world = World::with_stream("small", 1024);
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("read 1 KiB", |b| b.iter(|| world.read("small")));
+    let world = World::with_stream("large", 20);
+    world.append_together("large", &Bytes::from(vec![b'x'; 64 * 1024]), 60);
+    let bytes = world.read("large") as u64;
+    group.throughput(Throughput::Bytes(bytes));
+    group.bench_function("read 4 MB", |b| b.iter(|| world.read("large")));
+    let world = World::with_stream("tiny", 20);
+    world.append_together("tiny", &Bytes::from_static(TOKEN), 20_000);
+    group.throughput(Throughput::Elements(20_000));
+    group.bench_function("read 20,000 messages", |b| b.iter(|| world.read("tiny")));
+    group.finish();
+}
+
 criterion_group!(
     benches,
     offsets,
     json_splitting,
     frames,
     sse_framing,
-    stored
+    stored,
+    tail,
+    requests
 );
 criterion_main!(benches);

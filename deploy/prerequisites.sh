@@ -35,6 +35,8 @@ if [[ $purpose == test ]]; then
     need chromium command -v chromium
     need nginx has_program nginx
     need varnish has_program varnishd
+    need valgrind command -v valgrind
+    need iproute2 command -v ip
 fi
 
 if ((${#missing[@]} > 0)); then

@@ -1,8 +1,11 @@
 //! The requests of a connection, one after the other or, with HTTP/2, side by side.
 
+use super::respond;
 use super::session::Gateway;
 use crate::config::Limits;
+use crate::serve::ServeError;
 use async_trait::async_trait;
+use http::Method;
 use pingora::ErrorType;
 use pingora::apps::{HttpPersistentSettings, HttpServerApp, HttpServerOptions, ReusedHttpStream};
 use pingora::protocols::Stream;
@@ -83,7 +86,9 @@ impl Gateway {
             Ok(there) => there,
             Err(error) => {
                 if matches!(error.etype(), ErrorType::InvalidHTTPHeader) {
-                    let _ = session.respond_error(400).await;
+                    session.set_keepalive(None);
+                    let reply = ServeError::Malformed.into_reply(true);
+                    Box::pin(respond::respond(session, reply, &Method::GET)).await;
                 }
                 session.shutdown().await;
                 false

@@ -18,6 +18,8 @@ use thiserror::Error;
 pub enum ServeError {
     #[error(transparent)]
     Request(#[from] RequestError),
+    #[error("what came is not a request of HTTP")]
+    Malformed,
     #[error("the path is not one of a stream: {0}")]
     Path(&'static str),
     #[error("nothing is served here")]
@@ -138,6 +140,7 @@ impl ServeError {
         use StatusCode as S;
         match self {
             Self::Request(error) => request_status(error),
+            Self::Malformed => (S::BAD_REQUEST, "MALFORMED_REQUEST"),
             Self::Path(_) => (S::BAD_REQUEST, "INVALID_PATH"),
             Self::NoRoute => (S::NOT_FOUND, "NO_ROUTE"),
             Self::NoHost => (S::BAD_REQUEST, "NO_HOST"),

@@ -232,7 +232,7 @@ fn poll_while_appending(server: &Server, target: &str, offset: &str) -> Response
         .send(&request("GET", &url, &[], b""))
         .expect("sent");
     wait_until("the long-poll waits", || {
-        let metrics = server.admin("/metrics").text();
+        let metrics = String::from_utf8(server.admin("/metrics").body).expect("text");
         metrics.contains("headwater_live_readers{mode=\"long_poll\"} 1\n")
     });
     server.append(target, "text/plain", b"more");

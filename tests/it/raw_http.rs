@@ -61,6 +61,8 @@ fn assert_refused(requests: &[(&str, String)]) -> Vec<Response> {
         if let Some(answer) = &answer {
             let refused = matches!(answer.status, 400..=499 | 501 | 505);
             assert!(refused, "{what}: {answer:?}");
+            let problem: serde_json::Value = serde_json::from_slice(&answer.body).expect(what);
+            assert!(problem["code"].is_string(), "{what}: {answer:?}");
         }
         let head = server.call("HEAD", &smuggled, &[], b"");
         assert_eq!(head.status, 404, "{what}: the smuggled request was done");

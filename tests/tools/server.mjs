@@ -39,7 +39,7 @@ export async function freePort() {
 }
 
 /** A certificate authority of our own, and a certificate of it for localhost. */
-function certificates(dir) {
+export function certificates(dir) {
   const openssl = (...args) => execFileSync("openssl", args, { cwd: dir, stdio: "pipe" })
   const key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
   openssl("req", "-x509", ...key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2",

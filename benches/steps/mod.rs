@@ -1,0 +1,51 @@
+//! What the benchmarks of single steps are done with: messages, frames, a stored state, and a server
+//! without a network.
+
+// Each benchmark uses some of it.
+#![allow(dead_code)]
+
+mod world;
+
+pub(crate) use world::World;
+
+use headwater::frame;
+use headwater::log::keys;
+use headwater::log::state::StreamState;
+use headwater::protocol::sse::Control;
+use headwater::types::Offset;
+
+/// How many messages a step of many has.
+pub(crate) const MESSAGES: usize = 100;
+pub(crate) const TOKEN: &[u8] = b"twenty bytes of text";
+
+/// The control event of a reader who has everything.
+pub(crate) const CONTROL: Control = Control {
+    next: Offset(1_234_567),
+    cursor: Some(42_000),
+    up_to_date: true,
+    closed: false,
+};
+
+/// A JSON array of [`MESSAGES`] messages.
+pub(crate) fn array() -> Vec<u8> {
+    let message =
+        |index| format!(r#"{{"index":{index},"role":"assistant","text":"and so it goes on"}}"#);
+    let messages: Vec<String> = (0..MESSAGES).map(message).collect();
+    format!("[{}]", messages.join(",")).into_bytes()
+}
+
+/// [`MESSAGES`] appends of one message.
+pub(crate) fn run() -> Vec<u8> {
+    let one = frame::encode([TOKEN].into_iter());
+    one.repeat(MESSAGES)
+}
+
+/// A state as it is stored in the first version of the layout, which is read for ever.
+pub(crate) fn state() -> StreamState {
+    let value = [
+        &[1, 7, 10][..],
+        b"text/plain",
+        &[1, 60, 5, 0, 90, 80, 70, 2, 0, 0, 0, 3, 0, 4, 9],
+    ];
+    keys::read_state(&value.concat()).expect("a state")
+}
