@@ -17,6 +17,8 @@ const ADDED_READERS: [usize; 2] = [1, 100];
 /// Events a second where readers are many.
 const MANY_PER_SECOND: f64 = 3.0;
 const SETTLE: Duration = Duration::from_secs(2);
+/// How long after the last delivery a second one of the same event would be noticed.
+const REPEAT: Duration = Duration::from_millis(300);
 
 /// An origin with a stream that the edge before it knows.
 struct Pair {
@@ -131,5 +133,6 @@ fn publish(
         let appends = appends.map_err(|_| io::Error::other("the publisher failed"))?;
         received.and(appends)
     })?;
+    readers.expect_silence(REPEAT)?;
     Ok(deliveries.latency)
 }
