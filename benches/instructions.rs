@@ -13,10 +13,11 @@ use gungraun::{
 use headwater::frame;
 use headwater::log::keys;
 use headwater::log::state::StreamState;
-use headwater::protocol::{json, sse};
+use headwater::protocol::json;
+use headwater::protocol::sse::{self, Encoding};
 use headwater::types::{Kind, Offset};
 use std::hint::black_box;
-use steps::{CONTROL, MESSAGES, TOKEN, World};
+use steps::{CONTROL, MESSAGES, OFFSET, TOKEN, World};
 
 /// A step fails when it takes more instructions than this.
 fn at_most(instructions: u64) -> LibraryBenchmarkConfig {
@@ -28,7 +29,7 @@ fn at_most(instructions: u64) -> LibraryBenchmarkConfig {
 }
 
 fn offset_text() -> String {
-    CONTROL.next.to_string()
+    OFFSET.to_string()
 }
 
 #[library_benchmark(config = at_most(600))]
@@ -55,8 +56,9 @@ fn frame_a_message((): ()) -> Bytes {
 #[bench::text(Kind::Text, BytesMut::with_capacity(512))]
 #[bench::binary(Kind::Binary, BytesMut::with_capacity(512))]
 fn encode_an_event(kind: Kind, mut out: BytesMut) -> BytesMut {
-    sse::put_data(&mut out, kind, [black_box(TOKEN)].into_iter());
-    sse::put_control(&mut out, &CONTROL, None);
+    let encoding = Encoding::of(kind, false);
+    sse::put_data(&mut out, kind, encoding, [black_box(TOKEN)].into_iter());
+    sse::put_control(&mut out, OFFSET.to_text().as_str(), &CONTROL, None);
     out
 }
 

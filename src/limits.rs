@@ -53,6 +53,11 @@ pub struct Limits {
     #[schemars(range(min = 1))]
     pub recordings_max: usize,
 
+    /// The most streams that are followed at their origins at one time, for live readers at edge
+    /// routes. A live reader of a further one is answered with 503 and `Retry-After`.
+    #[schemars(range(min = 1))]
+    pub followed_streams_max: usize,
+
     /// The longest wait for the next piece of a request body, after which the request is ended.
     #[serde(with = "units::duration")]
     #[schemars(with = "DurationText")]
@@ -96,6 +101,7 @@ impl Default for Limits {
             connections_max: 65_536,
             live_readers_max: 50_000,
             recordings_max: 10_000,
+            followed_streams_max: 10_000,
             body_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_mins(1),

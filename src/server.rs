@@ -5,6 +5,8 @@
 
 use crate::clock::SystemClock;
 use crate::config::Config;
+use crate::edge::Edge;
+use crate::edge::cache::{Cache, OpenError};
 use crate::gateway::{self, Connections, Sockets};
 use crate::log::rocks::Rocks;
 use crate::log::{self, Log};
@@ -44,6 +46,8 @@ pub enum RunError {
     Bind(#[from] gateway::BindError),
     #[error(transparent)]
     Listen(#[from] gateway::ListenError),
+    #[error(transparent)]
+    Cache(#[from] OpenError),
     #[error(transparent)]
     Admin(#[from] admin::AddressError),
     #[error("recordings that a crash cut off cannot be closed: {0}")]
@@ -91,7 +95,9 @@ async fn run_on(config: Config, metrics: Arc<Metrics>) -> Result<(), RunError> {
     let recorder = start_recorder(&config, &server);
     recorder.recover().await?;
     let stop_upstreams = CancellationToken::new();
-    let services = gateway::services(&config, &server, &recorder, &stop_upstreams)?;
+    let edge = start_edge(&config, &server, &lifecycle, &stop_upstreams)?;
+    let edge = edge.as_ref();
+    let services = gateway::services(&config, &server, &recorder, edge, &stop_upstreams)?;
     let listeners = Listeners::start(services, &fds);
     let _ = lifecycle.opened.set((server.log.clone(), rocks));
     for (configured, bound) in &bound {
@@ -115,10 +121,11 @@ async fn run_on(config: Config, metrics: Arc<Metrics>) -> Result<(), RunError> {
     Ok(())
 }
 
-/// What readiness rests on.
+/// What the admin listener asks, once it is there.
 #[derive(Default)]
 struct Lifecycle {
     opened: OnceLock<(Arc<Log>, Arc<Rocks>)>,
+    cache: OnceLock<Arc<Cache>>,
     stopping: AtomicBool,
 }
 
@@ -169,6 +176,29 @@ fn start_recorder(config: &Config, server: &Arc<Server>) -> Arc<Recorder> {
         server.metrics.clone(),
         config.limits.recordings_max,
     ))
+}
+
+/// What edge routes share, if there is one.
+fn start_edge(
+    config: &Config,
+    server: &Arc<Server>,
+    lifecycle: &Lifecycle,
+    stop: &CancellationToken,
+) -> Result<Option<Arc<Edge>>, RunError> {
+    if !config.has_origins() {
+        return Ok(None);
+    }
+    let cache = Cache::open(config, server.clock.clone(), server.metrics.clone())?;
+    let _ = lifecycle.cache.set(cache.clone());
+    let edge = Edge::new(
+        server.clone(),
+        cache,
+        config.limits.followed_streams_max,
+        config.log.hot_bytes_max,
+        stop.clone(),
+    );
+    edge.report_figures();
+    Ok(Some(edge))
 }
 
 /// Lets a scrape of the metrics take the figures that are only worth asking for then.
@@ -240,12 +270,17 @@ fn start_admin(
     let Some(address) = &config.admin else {
         return Ok(stop);
     };
-    let (ready, opened) = (lifecycle.clone(), lifecycle.clone());
+    let (ready, opened, purged) = (lifecycle.clone(), lifecycle.clone(), lifecycle.clone());
+    let runtime = tokio::runtime::Handle::current();
     let checkpoints = config.data_dir.join("checkpoints");
     let parts = Parts {
         metrics: metrics.clone(),
         readiness: Arc::new(move || readiness(&ready)),
         checkpoint: Arc::new(move |name| checkpoint(&opened, &checkpoints, name)),
+        purge: Arc::new(move |target| {
+            let cache = purged.cache.get()?;
+            Some(runtime.block_on(cache.purge(target.into())))
+        }),
     };
     let mut service = admin::service(parts, address)?;
     let fds = fds.clone();

@@ -254,6 +254,13 @@ impl Outcome {
     /// All of them, in the order of their places.
     pub const ALL: [Self; 3] = [Self::Completed, Self::Aborted, Self::Failed];
 
+    /// The one that headers and events call so.
+    pub fn named(word: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|outcome| outcome.as_str() == word)
+    }
+
     /// The word for it in headers and events.
     pub fn as_str(self) -> &'static str {
         match self {

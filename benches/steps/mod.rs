@@ -18,9 +18,10 @@ use headwater::types::Offset;
 pub(crate) const MESSAGES: usize = 100;
 pub(crate) const TOKEN: &[u8] = b"twenty bytes of text";
 
-/// The control event of a reader who has everything.
+pub(crate) const OFFSET: Offset = Offset(1_234_567);
+
+/// What is said to a reader who has everything.
 pub(crate) const CONTROL: Control = Control {
-    next: Offset(1_234_567),
     cursor: Some(42_000),
     up_to_date: true,
     closed: false,

@@ -16,7 +16,6 @@ mod producer;
 mod progress;
 mod read;
 mod server;
-mod sse;
 mod tail;
 
 use std::future::Future;

@@ -13,7 +13,7 @@ use super::client::{Server, StreamHeaders};
 use super::failure::{Failure, Kind};
 use super::output::Writer;
 use super::read::{Mode, Reader};
-use super::sse::{Event, Parser};
+use crate::protocol::event_stream::{Event, Parser};
 
 /// An event connection that brought nothing and ended sooner is a failure, and not worth hurry.
 const CONNECTION_MIN: Duration = Duration::from_secs(1);

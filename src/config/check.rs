@@ -31,6 +31,7 @@ pub(super) fn check(config: &Config, tree: &Node, found: &mut Findings<'_>) {
     };
     check.general(config);
     check.log(config);
+    check.cache(config);
     check.limits(config);
     check.sites(config);
 }
@@ -121,6 +122,25 @@ impl Check<'_, '_> {
         }
     }
 
+    fn cache(&mut self, config: &Config) {
+        let cache = &config.cache;
+        let (entry, together) = (cache.entry_bytes_max, cache.in_flight_bytes_max);
+        self.size("cache", "entry_bytes_max", entry, 1 << 10, 1 << 30);
+        self.count("cache", "fetches_max", cache.fetches_max);
+        self.count("cache", "disk_entries_max", cache.disk_entries_max);
+        if together < entry {
+            self.report(
+                &steps!["cache", "in_flight_bytes_max"],
+                format!(
+                    "`in_flight_bytes_max` is {}, less than `entry_bytes_max`, {}: the largest answer would never be kept",
+                    format_size(together),
+                    format_size(entry),
+                ),
+                "raise the one or lower the other",
+            );
+        }
+    }
+
     fn limits(&mut self, config: &Config) {
         let limits = &config.limits;
         let section = "limits";
@@ -156,6 +176,7 @@ impl Check<'_, '_> {
         self.count(section, "connections_max", limits.connections_max);
         self.count(section, "live_readers_max", limits.live_readers_max);
         self.count(section, "recordings_max", limits.recordings_max);
+        self.count(section, "followed_streams_max", limits.followed_streams_max);
         self.time(section, "body_timeout", limits.body_timeout);
         self.time(section, "write_timeout", limits.write_timeout);
         self.time(section, "idle_timeout", limits.idle_timeout);

@@ -129,6 +129,9 @@ impl Check<'_, '_> {
         if let Some(retention) = &streams.retention {
             self.retention(&below("retention"), retention);
         }
+        if let Some(origin) = &streams.origin {
+            self.origin(&below("origin"), origin);
+        }
         self.base_url(&below("base_url"), streams.base_url.as_deref());
     }
 

@@ -9,7 +9,7 @@ use rustls::pki_types::pem::{self, PemObject as _};
 
 use super::check::{Check, steps};
 use super::tree::Step;
-use super::{HeaderRules, ReverseProxy, UpstreamUrl};
+use super::{HeaderRules, Origin, ReverseProxy, UpstreamUrl};
 
 /// The largest share of an upstream: the ring of upstreams has a place for each unit.
 const WEIGHT_MAX: usize = 100;
@@ -54,6 +54,26 @@ impl Check<'_, '_> {
         self.header_rules(&below("request_headers"), &settings.request_headers);
         self.header_rules(&below("response_headers"), &settings.response_headers);
         self.upstream_tls(&below("tls"), settings);
+    }
+
+    /// Checks the origins of an edge at `at`.
+    pub(super) fn origin(&mut self, at: &[Step], origin: &Origin) {
+        let below = |key: &str| [at, &steps![key]].concat();
+        self.upstreams(at, &origin.together());
+        if origin.shard_by == Some(0) {
+            let hint = "the least is 1; leave it out for the whole path";
+            self.report(&below("shard_by"), "`shard_by` is 0", hint);
+        }
+        for (n, name) in origin.credentials.iter().enumerate() {
+            self.header_name(&[at, &steps!["credentials", n]].concat(), name);
+        }
+        if let Some(name) = &origin.name
+            && !is_edge_name(name)
+        {
+            let message = format!("`{name}` is not the name of an edge");
+            let hint = "write 1 to 64 letters, digits, `.`, `_` and `-`";
+            self.report(&below("name"), message, hint);
+        }
     }
 
     fn each_upstream(&mut self, at: &[Step], settings: &ReverseProxy) {
@@ -178,6 +198,11 @@ fn authorities(file: &Path) -> Result<(), pem::Error> {
         0 => Err(pem::Error::NoItemsFound),
         _ => Ok(()),
     }
+}
+
+fn is_edge_name(name: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    (1..=64).contains(&name.len()) && name.chars().all(fits)
 }
 
 pub(super) fn is_path(text: &str) -> bool {

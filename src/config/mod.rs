@@ -3,6 +3,7 @@
 //! The doc comments of the fields are also the descriptions in `conf/headwater.schema.json` and in
 //! the reference of `docs/configuration.md`, so they speak to the person who writes the file.
 
+mod cache;
 mod check;
 mod check_recordings;
 mod check_sites;
@@ -11,6 +12,7 @@ mod de;
 mod environment;
 mod listen;
 mod load;
+mod origin;
 mod problem;
 mod proxy;
 mod record;
@@ -31,9 +33,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use crate::limits::Limits;
+pub use cache::CacheConfig;
 pub use environment::{Environment, OVERRIDE_PREFIX};
 pub use listen::{Listen, ListenError};
 pub use load::{AdminFlag, DevFlags};
+pub use origin::Origin;
 pub use problem::{ConfigError, Place, Problem, Problems};
 pub use proxy::Proxy;
 pub use record::{OnDisconnect, Record};
@@ -79,6 +83,9 @@ pub struct Config {
     /// How the log keeps streams on disk and in memory.
     pub log: LogConfig,
 
+    /// What an edge keeps of the answers of origins.
+    pub cache: CacheConfig,
+
     /// What clients may take.
     pub limits: Limits,
 
@@ -97,10 +104,21 @@ impl Default for Config {
             threads: None,
             shutdown_timeout: Duration::from_secs(10),
             log: LogConfig::default(),
+            cache: CacheConfig::default(),
             limits: Limits::default(),
             logging: Logging::default(),
             site: Vec::new(),
         }
+    }
+}
+
+impl Config {
+    /// Whether there is a route whose streams have their home elsewhere.
+    pub fn has_origins(&self) -> bool {
+        let mut routes = self.site.iter().flat_map(|site| &site.route);
+        routes.any(
+            |route| matches!(&route.kind, RouteKind::Streams(streams) if streams.origin.is_some()),
+        )
     }
 }
 
@@ -132,7 +150,7 @@ pub struct LogConfig {
     pub cache_bytes: u64,
 
     /// The memory for the latest messages of the streams in use, from which live readers are
-    /// answered.
+    /// answered. As much again is for those of the streams that are followed at their origins.
     #[serde(with = "units::size")]
     #[schemars(with = "SizeText")]
     pub hot_bytes_max: u64,
@@ -277,10 +295,17 @@ pub struct Certificate {
     pub key: PathBuf,
 }
 
-/// Streams from this server's own log, by the Durable Streams protocol.
+/// Streams by the Durable Streams protocol: from this server's own log or, at an edge, from an origin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Streams {
+    /// The origins whose streams these are. Without it, they are in this server's own log. With it,
+    /// of the settings below only `long_poll_timeout`, `sse_recycle`, `sse_heartbeat`, `cors` and
+    /// `base_url` mean something.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Origin")]
+    pub origin: Option<Box<Origin>>,
+
     /// Which streams these are. Routes with the same namespace serve the same streams; in another
     /// namespace, the same path is another stream.
     #[schemars(regex(pattern = r"^([A-Za-z0-9_-]{1,64})$"))]
@@ -340,6 +365,7 @@ pub struct Streams {
 impl Default for Streams {
     fn default() -> Self {
         Self {
+            origin: None,
             namespace: "default".to_owned(),
             retention: None,
             long_poll_timeout: Duration::from_secs(30),

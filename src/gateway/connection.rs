@@ -1,10 +1,13 @@
 //! The requests of a connection, one after the other or, with HTTP/2, side by side.
 
+use super::events::{Connection, Events};
 use super::respond;
-use super::session::Gateway;
+use super::session::{Gateway, Handled};
 use crate::config::Limits;
+use crate::observe::metrics::Held;
 use crate::serve::ServeError;
 use async_trait::async_trait;
+use bytes::BytesMut;
 use http::Method;
 use pingora::ErrorType;
 use pingora::apps::{HttpPersistentSettings, HttpServerApp, HttpServerOptions, ReusedHttpStream};
@@ -12,8 +15,10 @@ use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::server::ShutdownWatch;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 /// How connections are kept.
@@ -43,37 +48,86 @@ impl Keeping {
     }
 }
 
+/// Counts a connection as open, as long as it lives.
+pub(super) struct Open {
+    pub(super) _permit: OwnedSemaphorePermit,
+    pub(super) _gauge: Held,
+}
+
+/// What comes after a request.
+enum Next {
+    /// Nothing: the connection has ended.
+    End,
+    /// Another request, on the same connection.
+    Request(ReusedHttpStream),
+    /// The events of its answer.
+    Events(Connection, Box<Events>),
+}
+
 impl Gateway {
-    /// Serves the requests of an HTTP/1 connection, one after the other.
-    pub(super) async fn serve_http1(&self, stream: Stream) {
+    /// Serves the requests of an HTTP/1 connection, one after the other. `ahead` is what was read of
+    /// it before.
+    pub(super) async fn serve_http1(self: Arc<Self>, stream: Stream, ahead: BytesMut, open: Open) {
         let mut session = Box::new(ServerSession::new_http1(stream));
+        if !ahead.is_empty() {
+            session.set_pipelining_enabled(true);
+            session.set_pipelined_prefix(ahead);
+        }
         session.set_keepalive(Some(self.keeping.idle_seconds()));
-        let mut next = self.process(session).await;
-        while let Some((stream, settings)) = next.map(ReusedHttpStream::consume) {
-            let mut session = Box::new(ServerSession::new_http1(stream));
-            if let Some(settings) = settings {
-                settings.apply_to_session(&mut session);
+        loop {
+            match self.process(session).await {
+                Next::End => return,
+                Next::Request(reused) => {
+                    let (stream, settings) = reused.consume();
+                    session = Box::new(ServerSession::new_http1(stream));
+                    if let Some(settings) = settings {
+                        settings.apply_to_session(&mut session);
+                    }
+                }
+                Next::Events(connection, events) => {
+                    // In a task of its own: this one is as large as requests need.
+                    tokio::spawn(events.run(connection, self, open));
+                    return;
+                }
             }
-            next = self.process(session).await;
         }
     }
 
-    /// Reads a request and answers it. Returns the connection if it can serve another.
+    /// The same for a connection on which something was served before.
+    pub(super) fn serve_on(
+        self: Arc<Self>,
+        stream: Stream,
+        ahead: BytesMut,
+        open: Open,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(self.serve_http1(stream, ahead, open))
+    }
+
+    /// Reads a request and answers it.
     ///
     /// What a waiting reader holds is the size of this future, so what is large and short is boxed.
-    async fn process(&self, mut session: Box<ServerSession>) -> Option<ReusedHttpStream> {
+    async fn process(&self, mut session: Box<ServerSession>) -> Next {
         if !self.read_request(&mut session).await {
-            return None;
+            return Next::End;
         }
         match self.handle(&mut session).await {
-            Ok(None) => {}
-            Ok(Some(forwarder)) => return Box::pin(forwarder.forward(session)).await,
+            Ok(Handled::Answered) => {}
+            Ok(Handled::Forward(forwarder)) => {
+                let reused = Box::pin(forwarder.forward(session)).await;
+                return reused.map_or(Next::End, Next::Request);
+            }
+            Ok(Handled::Live(events)) => {
+                let connection = Box::pin(Connection::of(*session)).await;
+                return connection.map_or(Next::End, |connection| Next::Events(connection, events));
+            }
             // Dropped, not finished: an answer that broke off must not look complete.
-            Err(_) => return None,
+            Err(_) => return Next::End,
         }
         let settings = HttpPersistentSettings::for_session(&session);
-        let reusable = Box::pin(session.finish()).await.ok().flatten()?;
-        Some(ReusedHttpStream::from_reusable_stream(reusable, settings))
+        let reusable = Box::pin(session.finish()).await.ok().flatten();
+        reusable.map_or(Next::End, |reusable| {
+            Next::Request(ReusedHttpStream::from_reusable_stream(reusable, settings))
+        })
     }
 
     /// Waits for the head of a request. False when there is none to answer.
@@ -105,7 +159,10 @@ impl HttpServerApp for Gateway {
         session: ServerSession,
         _: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
-        self.process(Box::new(session)).await
+        match self.process(Box::new(session)).await {
+            Next::Request(reused) => Some(reused),
+            Next::End | Next::Events(..) => None,
+        }
     }
 
     fn h2_options(&self) -> Option<H2Options> {

@@ -1,6 +1,7 @@
 //! Passing requests on to upstreams, by Pingora's `HttpProxy`.
 
 use super::body::content_length;
+use super::edge::Passing;
 use super::respond::{self, CLIENT_LEFT};
 use super::routes::Building;
 use super::session::{access, client_facts};
@@ -54,6 +55,25 @@ pub struct Forwarder {
 impl Forwarder {
     /// For the route with this path pattern.
     pub(super) fn new(upstreams: Arc<Upstreams>, pattern: &str, building: &Building<'_>) -> Self {
+        Self::with(upstreams, pattern, building, None)
+    }
+
+    /// For one origin of an edge route.
+    pub(super) fn to_origin(
+        upstreams: Arc<Upstreams>,
+        pattern: &str,
+        building: &Building<'_>,
+        passing: Passing,
+    ) -> Self {
+        Self::with(upstreams, pattern, building, Some(passing))
+    }
+
+    fn with(
+        upstreams: Arc<Upstreams>,
+        pattern: &str,
+        building: &Building<'_>,
+        passing: Option<Passing>,
+    ) -> Self {
         let limits = building.limits;
         let conf = ServerConf {
             upstream_keepalive_pool_size: POOL_CONNECTIONS_MAX,
@@ -72,6 +92,7 @@ impl Forwarder {
             route: route.clone(),
             metrics: building.metrics.clone(),
             keeping: keeping.clone(),
+            passing,
         };
         Self {
             proxy: Arc::new(HttpProxy::new(forward, Arc::new(conf))),
@@ -139,6 +160,8 @@ pub(super) async fn take_apart(mut session: ServerSession) -> Option<(Stream, By
     let request = session.req_header_mut();
     request.remove_header(&header::CONTENT_LENGTH);
     request.remove_header(&header::TRANSFER_ENCODING);
+    // It is the next session that closes the connection, if the client asked for it.
+    request.remove_header(&header::CONNECTION);
     session.set_keepalive(Some(0));
     session.set_pipelining_enabled(true);
     let (stream, rest) = session.finish().await.ok()??.into_parts();
@@ -185,6 +208,8 @@ struct Forward {
     route: Arc<RouteMetrics>,
     metrics: Arc<Metrics>,
     keeping: Keeping,
+    /// What an edge has to do with requests that pass.
+    passing: Option<Passing>,
 }
 
 /// What is known of a request under way.
@@ -219,6 +244,18 @@ impl Forward {
         ctx.tried.len() <= self.upstreams.retries
     }
 
+    /// How a client is told that an upstream failed.
+    fn failure(&self, failure: UpstreamFailure) -> ServeError {
+        let unsent = matches!(
+            failure,
+            UpstreamFailure::Connect | UpstreamFailure::Tls | UpstreamFailure::NoUpstream
+        );
+        match &self.passing {
+            Some(_) if unsent => ServeError::OriginAway,
+            _ => ServeError::Upstream(failure),
+        }
+    }
+
     /// What the client is told; `None` if it is not there to be told.
     fn answer_to(&self, error: &Error, ctx: &mut Context) -> Option<ServeError> {
         if let Some(refused) = ctx.refused.take() {
@@ -240,7 +277,7 @@ impl Forward {
                 | ErrorType::H2Error,
             ) => None,
             (ErrorSource::Downstream, _) => Some(ServeError::BodyBroken),
-            _ => Some(ServeError::Upstream(failure_of(error))),
+            _ => Some(self.failure(failure_of(error))),
         }
     }
 }
@@ -277,7 +314,7 @@ impl ProxyHttp for Forward {
         let request = session.req_header();
         let picked = self.upstreams.pick(request, &client, &ctx.tried).await;
         let Some(picked) = picked else {
-            ctx.refused = Some(ServeError::Upstream(UpstreamFailure::NoUpstream));
+            ctx.refused = Some(self.failure(UpstreamFailure::NoUpstream));
             return Error::e_explain(ErrorType::ConnectNoRoute, "no healthy upstream");
         };
         let peer = Box::new(picked.peer.clone());
@@ -308,6 +345,9 @@ impl ProxyHttp for Forward {
         if let Some(picked) = &ctx.picked {
             self.upstreams.rewrite(request, &client, picked);
         }
+        if let Some(passing) = &self.passing {
+            passing.mark(request);
+        }
         Ok(())
     }
 
@@ -336,12 +376,17 @@ impl ProxyHttp for Forward {
 
     async fn upstream_response_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         _: &mut Context,
     ) -> Result<()> {
-        if !response.status.is_informational() {
-            self.upstreams.rewrite_response(response);
+        if response.status.is_informational() {
+            return Ok(());
+        }
+        self.upstreams.rewrite_response(response);
+        if let Some(passing) = &self.passing {
+            // Before its client sees the answer: what it asks next must see what it wrote.
+            passing.answered(session.as_downstream(), response).await;
         }
         Ok(())
     }
@@ -385,6 +430,8 @@ impl ProxyHttp for Forward {
         let worth_it = match error.retry {
             // The upstream said that it did nothing.
             RetryType::Decided(true) => true,
+            // It may have been done, and the answer to a write of a stream would be another then.
+            _ if self.passing.is_some() => false,
             _ => repeatable && failure_of(&error) == UpstreamFailure::Broken,
         };
         self.upstream_failed(peer, &error, ctx);
@@ -415,7 +462,8 @@ impl ProxyHttp for Forward {
         let session = session.as_downstream_mut();
         session.set_keepalive(None);
         let method = session.req_header().method.clone();
-        let sent = respond::respond(session, answer.into_reply(false), &method).await;
+        let cors = self.passing.as_ref().is_some_and(Passing::cors);
+        let sent = respond::respond(session, answer.into_reply(cors), &method).await;
         // A client that still sends does not read its answer.
         let _ = timeout(DRAIN_TIME_MAX, session.drain_request_body()).await;
         FailToProxy {
@@ -451,15 +499,13 @@ impl ProxyHttp for Forward {
         if !crate::observe::access::enabled() {
             return;
         }
-        access(session, method, self.route.pattern(), |access| {
-            access.finished(&Finished {
-                status,
-                bytes: session.body_bytes_sent() as u64,
-                elapsed,
-                offsets: None,
-                live: None,
-                stream: None,
-            });
+        access(session, method, self.route.pattern()).finished(&Finished {
+            status,
+            bytes: session.body_bytes_sent() as u64,
+            elapsed,
+            offsets: None,
+            live: None,
+            stream: None,
         });
     }
 }

@@ -1,14 +1,17 @@
 //! Listeners: one Pingora service for each address, with what all its sites serve.
 
+use super::connection::Open;
 use super::routes::{self, Building, Routes};
 use super::session::Gateway;
 use super::tls::{Certificates, TlsError};
 use crate::config::{Config, Listen, Site};
+use crate::edge::Edge;
 use crate::observe::metrics::{Held, Metrics, Refusal};
 use crate::recorder::Recorder;
 use crate::serve::Server;
 use crate::upstream::UpstreamError;
 use async_trait::async_trait;
+use bytes::BytesMut;
 use pingora::apps::ServerApp;
 use pingora::listeners::tls::TlsSettings;
 use pingora::listeners::{L4BufferSettings, ListenerConfig, TcpSocketOptions};
@@ -44,12 +47,14 @@ pub fn services(
     config: &Config,
     server: &Arc<Server>,
     recorder: &Arc<Recorder>,
+    edge: Option<&Arc<Edge>>,
     stop: &CancellationToken,
 ) -> Result<Vec<Service<Connections>>, ListenError> {
     let building = Building {
         limits: &config.limits,
         metrics: &server.metrics,
         recorder,
+        edge,
         draining: &server.draining,
         stop,
     };
@@ -151,15 +156,18 @@ impl ServerApp for Connections {
             self.metrics.refused(Refusal::Connections).inc();
             return None;
         };
-        let open = Held::new(&self.metrics.open_connections);
+        let open = Open {
+            _permit: permit,
+            _gauge: Held::new(&self.metrics.open_connections),
+        };
         let (gateway, shutdown) = (self.gateway.clone(), shutdown.clone());
         tokio::spawn(async move {
             if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
                 gateway.process_new(stream, &shutdown).await;
+                drop(open);
             } else {
-                gateway.serve_http1(stream).await;
+                gateway.serve_http1(stream, BytesMut::new(), open).await;
             }
-            drop((permit, open));
         });
         None
     }

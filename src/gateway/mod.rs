@@ -2,6 +2,8 @@
 
 mod body;
 mod connection;
+mod edge;
+mod events;
 mod forward;
 mod listen;
 mod proxy_protocol;

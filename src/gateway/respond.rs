@@ -4,7 +4,7 @@ use crate::observe::access::LiveEnd;
 use crate::observe::metrics::Recordings;
 use crate::protocol::reply::Head;
 use crate::recorder::{Next, Playback, Response};
-use crate::serve::{Body, Pieces, Reply, Sse};
+use crate::serve::{Body, Passed, Pieces, Reply, Sse};
 use crate::types::Offset;
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, Version, header};
@@ -22,13 +22,13 @@ pub(super) struct Sent {
     /// Why a live answer ended.
     pub(super) live_end: Option<LiveEnd<'static>>,
     /// From where to where a live answer went.
-    pub(super) offsets: Option<(Offset, Offset)>,
+    pub(super) offsets: Option<(String, String)>,
     /// The answer is not complete.
     pub(super) broken: Option<Box<Error>>,
 }
 
 impl Sent {
-    fn new(status: StatusCode) -> Self {
+    pub(super) fn new(status: StatusCode) -> Self {
         Self {
             status,
             bytes: 0,
@@ -52,7 +52,7 @@ impl Sent {
 pub(super) async fn respond(session: &mut ServerSession, reply: Reply, method: &Method) -> Sent {
     let mut sent = Sent::new(reply.head.status);
     let Reply { head, body } = reply;
-    let header = header(session, head, &body);
+    let header = header(session, head, length(&body));
     let without_body = *method == Method::HEAD;
     let written = async {
         session.write_response_header(header).await?;
@@ -66,6 +66,7 @@ pub(super) async fn respond(session: &mut ServerSession, reply: Reply, method: &
                 session.write_response_body(bytes, true).await
             }
             Body::Pieces(pieces) => Box::pin(send_pieces(session, *pieces, &mut sent)).await,
+            Body::Passed(passed) => Box::pin(send_passed(session, passed, &mut sent)).await,
             Body::Live(live) => Box::pin(send_live(session, live, &mut sent)).await,
         }
     };
@@ -75,16 +76,25 @@ pub(super) async fn respond(session: &mut ServerSession, reply: Reply, method: &
     sent
 }
 
-fn header(session: &ServerSession, head: Head, body: &Body) -> Box<ResponseHeader> {
-    let (mut parts, ()) = http::Response::new(()).into_parts();
-    parts.status = head.status;
-    parts.headers = head.headers;
-    let length = match body {
+fn length(body: &Body) -> Option<u64> {
+    match body {
         Body::Empty => Some(0),
         Body::Full(bytes) => Some(bytes.len() as u64),
         Body::Pieces(pieces) => pieces.length,
+        Body::Passed(passed) => passed.length(),
         Body::Live(_) => None,
-    };
+    }
+}
+
+/// The head of an answer whose body has this length, if that is known.
+pub(super) fn header(
+    session: &ServerSession,
+    head: Head,
+    length: Option<u64>,
+) -> Box<ResponseHeader> {
+    let (mut parts, ()) = http::Response::new(()).into_parts();
+    parts.status = head.status;
+    parts.headers = head.headers;
     let bodiless = matches!(
         head.status,
         StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
@@ -121,8 +131,34 @@ async fn send_pieces(
     session.write_response_body(Bytes::new(), true).await
 }
 
+async fn send_passed(
+    session: &mut ServerSession,
+    mut passed: Box<dyn Passed>,
+    sent: &mut Sent,
+) -> Result<()> {
+    loop {
+        let next = tokio::select! {
+            biased;
+            next = passed.next() => next,
+            _ = session.read_body_or_idle(true) => {
+                return Error::e_explain(ErrorType::ConnectionClosed, "the client left");
+            }
+        };
+        match next {
+            Ok(Some(piece)) => {
+                sent.bytes += piece.len() as u64;
+                session.write_response_body(piece, false).await?;
+            }
+            Ok(None) => return session.write_response_body(Bytes::new(), true).await,
+            Err(error) => {
+                return Error::e_because(ErrorType::ConnectionClosed, "passing on", error);
+            }
+        }
+    }
+}
+
 async fn send_live(session: &mut ServerSession, mut live: Box<Sse>, sent: &mut Sent) -> Result<()> {
-    let from = Offset(live.position());
+    let from = live.position();
     let ended = loop {
         let events = tokio::select! {
             biased;
@@ -142,7 +178,7 @@ async fn send_live(session: &mut ServerSession, mut live: Box<Sse>, sent: &mut S
             });
         }
     };
-    sent.offsets = Some((from, Offset(live.position())));
+    sent.offsets = Some((from, live.position()));
     match ended {
         Ok(end) => {
             sent.live_end = Some(end);
@@ -164,7 +200,7 @@ pub(super) async fn play(
     recordings: &Recordings,
 ) -> Sent {
     let mut sent = Sent::new(head.status);
-    let from = Offset(playback.position());
+    let from = Offset(playback.position()).to_string();
     let mut left = false;
     let written = async {
         session
@@ -200,7 +236,7 @@ pub(super) async fn play(
     if left {
         recordings.disconnects.inc();
     }
-    sent.offsets = Some((from, Offset(playback.position())));
+    sent.offsets = Some((from, Offset(playback.position()).to_string()));
     sent
 }
 

@@ -1,11 +1,13 @@
 //! Which route a request takes: by listener, host and path.
 
+use super::edge::{Edge, Passing};
 use super::forward::Forwarder;
 use super::proxy_protocol::Proxy;
 use crate::config::{
     CacheScope, Config, Limits, Listen, ReverseProxy, Route as RouteConfig, RouteKind,
     Site as SiteConfig, Streams,
 };
+use crate::edge;
 use crate::observe::metrics::{Metrics, RouteMetrics};
 use crate::recorder::sign::Signer;
 use crate::recorder::{self, Recorder};
@@ -43,6 +45,8 @@ pub struct Route {
 /// What a route serves.
 pub enum Kind {
     Streams(Box<serve::Route>),
+    /// Streams whose home is elsewhere.
+    Edge(Box<Edge>),
     /// Upstreams whose answers are recorded.
     Record(Arc<recorder::Route>, Arc<Forwarder>),
     /// Upstreams.
@@ -75,6 +79,8 @@ pub(super) struct Building<'a> {
     pub(super) limits: &'a Limits,
     pub(super) metrics: &'a Arc<Metrics>,
     pub(super) recorder: &'a Arc<Recorder>,
+    /// There is one if a route has an origin.
+    pub(super) edge: Option<&'a Arc<edge::Edge>>,
     /// Cancelled when clients are to go.
     pub(super) draining: &'a CancellationToken,
     /// Cancelled when upstreams need no longer be checked.
@@ -138,6 +144,18 @@ impl Site {
     }
 }
 
+/// An edge route, and what passes requests on to each of its origins.
+fn edge(pattern: &str, route: Arc<edge::Route>, building: &Building<'_>) -> Edge {
+    let forwarder = |(home, upstreams): (edge::Home, &Arc<Upstreams>)| {
+        let route = route.clone();
+        let passing = Passing { route, home };
+        let forwarder = Forwarder::to_origin(upstreams.clone(), pattern, building, passing);
+        Arc::new(forwarder)
+    };
+    let forwarders = route.homes().map(forwarder).collect();
+    Edge { route, forwarders }
+}
+
 /// How the streams of recordings are served. Whoever has a URL may read; a cache must not hand it
 /// on.
 pub(super) fn recorded_streams(cors: bool) -> serve::Route {
@@ -180,9 +198,18 @@ impl Route {
         };
         let forwarder = |upstreams| Arc::new(Forwarder::new(upstreams, pattern, building));
         let kind = match &config.kind {
-            RouteKind::Streams(streams) => {
-                Kind::Streams(Box::new(serve::Route::new(streams.clone())))
-            }
+            RouteKind::Streams(streams) => match streams.origin.as_deref().zip(building.edge) {
+                None => Kind::Streams(Box::new(serve::Route::new(streams.clone()))),
+                Some((origin, shared)) => {
+                    let route = edge::Route::new(
+                        shared.clone(),
+                        streams.clone(),
+                        origin,
+                        metrics.upstreams(pattern),
+                    )?;
+                    Kind::Edge(Box::new(edge(pattern, route, building)))
+                }
+            },
             RouteKind::Record(record) => {
                 let upstreams = upstreams(&record.reverse_proxy())?;
                 let forwarder = forwarder(upstreams.clone());
@@ -244,6 +271,7 @@ impl Route {
     pub fn cors(&self) -> bool {
         match &self.kind {
             Kind::Streams(streams) => streams.config.cors,
+            Kind::Edge(edge) => edge.route.settings.cors,
             Kind::Recordings(recordings) => recordings.streams.config.cors,
             Kind::Proxy(proxy) => proxy.streams.config.cors,
             Kind::Record(..) | Kind::ReverseProxy(_) => false,

@@ -2,6 +2,7 @@
 
 use super::body::Bodies;
 use super::connection::Keeping;
+use super::events::{self, Events, Request};
 use super::forward::Forwarder;
 use super::record;
 use super::respond::{self, Sent};
@@ -9,9 +10,10 @@ use super::routes::{Kind, Route, Routes};
 use crate::config::Limits;
 use crate::observe::access::{Access, Finished, LiveEnd};
 use crate::observe::metrics::{Live, Method as MethodLabel, Mode as ModeLabel, UNMATCHED_ROUTE};
+use crate::protocol::reply::Head;
 use crate::protocol::request::{self, Command, Mode};
 use crate::recorder::{Playback, Reader, Recorder, Response};
-use crate::serve::{self, Body, Reply, ServeError, Server, Target};
+use crate::serve::{self, Body, Reply, ServeError, Server, Sse, Target};
 use crate::types::StreamPath;
 use crate::upstream::ClientFacts;
 use bytes::Bytes;
@@ -31,7 +33,7 @@ pub struct Gateway {
     pub(super) bodies: Bodies,
     path_bytes_max: usize,
     header_bytes_max: usize,
-    write_timeout: Duration,
+    pub(super) write_timeout: Duration,
     pub(super) keeping: Keeping,
 }
 
@@ -45,6 +47,16 @@ pub(super) struct Asked {
     pub(super) recording: Option<StreamPath>,
     /// Counts the request as a reader of a recording that runs.
     pub(super) reader: Option<Reader>,
+}
+
+/// What comes after a request was read.
+pub(super) enum Handled {
+    /// Nothing: it is answered.
+    Answered,
+    /// Passing it on.
+    Forward(Arc<Forwarder>),
+    /// The events of its answer, whose head is written.
+    Live(Box<Events>),
 }
 
 /// What answers a request.
@@ -79,11 +91,8 @@ impl Gateway {
         }
     }
 
-    /// Answers one request, or says who is to pass it on. An error means that its answer broke off.
-    pub(super) async fn handle(
-        &self,
-        session: &mut ServerSession,
-    ) -> Result<Option<Arc<Forwarder>>> {
+    /// Answers one request, or says who goes on with it. An error means that its answer broke off.
+    pub(super) async fn handle(&self, session: &mut ServerSession) -> Result<Handled> {
         self.prepare(session);
         let mut asked = Asked {
             method: session.req_header().method.clone(),
@@ -105,6 +114,12 @@ impl Gateway {
         };
         let cors = route.as_ref().is_none_or(|route| route.cors());
         let sent = match answer {
+            Ok(Answer::Reply(Reply {
+                head,
+                body: Body::Live(live),
+            })) if events::need_no_session(session) => {
+                return Box::pin(self.begin_events(session, head, live, asked)).await;
+            }
             Ok(Answer::Reply(reply)) => self.respond(session, reply, &asked).await,
             Ok(Answer::Recorded(head, playback)) => {
                 // Boxed, like all that readers of streams, who wait longest, need no room for.
@@ -112,7 +127,7 @@ impl Gateway {
                 Box::pin(respond::play(session, head, *playback, recordings)).await
             }
             Ok(Answer::Passed(response)) => Box::pin(respond::pass(session, *response)).await,
-            Ok(Answer::Forward(forwarder)) => return Ok(Some(forwarder)),
+            Ok(Answer::Forward(forwarder)) => return Ok(Handled::Forward(forwarder)),
             Ok(Answer::Nobody) => Sent::client_left(),
             Err(error) => {
                 if let Some(refusal) = error.refusal() {
@@ -126,11 +141,41 @@ impl Gateway {
                 self.respond(session, reply, &asked).await
             }
         };
-        self.finished(session, &asked, &sent);
+        self.finished(
+            &access(session, &asked.method, asked.pattern()),
+            &asked,
+            &sent,
+        );
         match sent.broken {
-            None => Ok(None),
+            None => Ok(Handled::Answered),
             Some(error) => Err(error),
         }
+    }
+
+    /// Writes the head of a live answer.
+    async fn begin_events(
+        &self,
+        session: &mut ServerSession,
+        head: Head,
+        live: Box<Sse>,
+        asked: Asked,
+    ) -> Result<Handled> {
+        self.log_opened(session, &asked, &live);
+        let mut sent = Sent::new(head.status);
+        let head = respond::header(session, head, None);
+        if let Err(error) = session.write_response_header(head).await {
+            sent.live_end = Some(LiveEnd::ClientLeft);
+            let access = access(session, &asked.method, asked.pattern());
+            self.finished(&access, &asked, &sent);
+            return Err(error.into_down());
+        }
+        let request = Request::of(session);
+        Ok(Handled::Live(Box::new(Events {
+            live,
+            asked,
+            request,
+            sent,
+        })))
     }
 
     fn prepare(&self, session: &mut ServerSession) {
@@ -174,6 +219,7 @@ impl Gateway {
     ) -> Result<Answer, ServeError> {
         match &route.kind {
             Kind::Streams(streams) => self.serve(session, route, streams, asked).await,
+            Kind::Edge(edge) => Box::pin(self.edge(session, route, edge, asked)).await,
             Kind::Record(_, forwarder) if record::is_never_recorded(session.req_header()) => {
                 forwarder.accept(session).map(Answer::Forward)
             }
@@ -223,9 +269,8 @@ impl Gateway {
     ) -> Result<Answer, ServeError> {
         if let Command::Read(read) = &command {
             if read.mode == Mode::LongPoll {
-                access(session, &asked.method, asked.pattern(), |access| {
-                    access.live_opened(Live::LongPoll, &read.from);
-                });
+                let access = access(session, &asked.method, asked.pattern());
+                access.live_opened(Live::LongPoll, &read.from);
             }
             return self.serve_read(session, target, command).await;
         }
@@ -259,16 +304,20 @@ impl Gateway {
 
     async fn respond(&self, session: &mut ServerSession, reply: Reply, asked: &Asked) -> Sent {
         if let Body::Live(live) = &reply.body {
-            let offset = crate::types::Offset(live.position());
-            access(session, &asked.method, asked.pattern(), |access| {
-                access.live_opened(Live::Sse, &offset);
-            });
+            self.log_opened(session, asked, live);
         }
         respond::respond(session, reply, &asked.method).await
     }
 
+    fn log_opened(&self, session: &ServerSession, asked: &Asked, live: &Sse) {
+        if crate::observe::access::enabled() {
+            let access = access(session, &asked.method, asked.pattern());
+            access.live_opened(Live::Sse, &live.position());
+        }
+    }
+
     /// Counts the request and writes it down.
-    fn finished(&self, session: &ServerSession, asked: &Asked, sent: &Sent) {
+    pub(super) fn finished(&self, access: &Access<'_>, asked: &Asked, sent: &Sent) {
         let elapsed = asked.began.elapsed();
         let status = sent.status.as_u16();
         let metrics = match &asked.route {
@@ -291,22 +340,20 @@ impl Gateway {
         };
         let offsets = sent.offsets.as_ref();
         let stream = asked.recording.as_ref().map(StreamPath::path);
-        access(session, &asked.method, asked.pattern(), |access| {
-            access.finished(&Finished {
-                status,
-                bytes: sent.bytes,
-                elapsed,
-                offsets: offsets.map(|(from, to)| (from as _, to as _)),
-                live,
-                stream,
-            });
+        access.finished(&Finished {
+            status,
+            bytes: sent.bytes,
+            elapsed,
+            offsets: offsets.map(|(from, to)| (from as _, to as _)),
+            live,
+            stream,
         });
     }
 }
 
 impl Asked {
     /// The pattern of the request's route.
-    fn pattern(&self) -> &str {
+    pub(super) fn pattern(&self) -> &str {
         let route = self.route.as_ref();
         route.map_or(UNMATCHED_ROUTE, |route| route.metrics.pattern())
     }
@@ -322,32 +369,36 @@ fn long_poll_end(sent: &Sent) -> Option<LiveEnd<'static>> {
     }
 }
 
-pub(super) fn access(
-    session: &ServerSession,
-    method: &Method,
-    route: &str,
-    log: impl FnOnce(&Access<'_>),
-) {
+/// What the access log says of a request.
+pub(super) fn access<'a>(
+    session: &'a ServerSession,
+    method: &'a Method,
+    route: &'a str,
+) -> Access<'a> {
     let request = session.req_header();
     let client = session.client_addr();
-    log(&Access {
+    Access {
         method: method.as_str(),
         path: request.uri.path(),
         query: request.uri.query(),
         route,
         client: client.map(|address| address as _),
         version: request.version,
-    });
+    }
 }
 
 pub(super) fn mode(command: &Command) -> ModeLabel {
     match command {
-        Command::Read(read) => match read.mode {
-            Mode::CatchUp => ModeLabel::CatchUp,
-            Mode::LongPoll => ModeLabel::LongPoll,
-            Mode::Sse => ModeLabel::Sse,
-        },
+        Command::Read(read) => read_mode(read.mode),
         _ => ModeLabel::None,
+    }
+}
+
+pub(super) fn read_mode(mode: Mode) -> ModeLabel {
+    match mode {
+        Mode::CatchUp => ModeLabel::CatchUp,
+        Mode::LongPoll => ModeLabel::LongPoll,
+        Mode::Sse => ModeLabel::Sse,
     }
 }
 

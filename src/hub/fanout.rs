@@ -1,6 +1,6 @@
 //! One encoding for all readers of the same events.
 
-use crate::protocol::sse::Control;
+use crate::protocol::sse::{Control, Encoding};
 use crate::types::{Position, StreamId};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 pub struct EncodedKey {
     pub id: StreamId,
     pub from: Position,
+    pub to: Position,
+    pub encoding: Encoding,
     pub control: Control,
 }
 
@@ -61,7 +63,6 @@ impl Fanout {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::Offset;
 
     #[test]
     fn events_are_encoded_once_for_several_readers() {
@@ -69,8 +70,9 @@ mod tests {
         let key = EncodedKey {
             id: 1,
             from: 0,
+            to: 9,
+            encoding: Encoding::Text,
             control: Control {
-                next: Offset(9),
                 cursor: Some(1),
                 up_to_date: true,
                 closed: false,

@@ -49,7 +49,8 @@ impl HotBytes {
         self.used.load(Ordering::Relaxed)
     }
 
-    fn take(&self, bytes: u64) -> bool {
+    /// Takes room, unless there is too little.
+    pub fn take(&self, bytes: u64) -> bool {
         let before = self.used.fetch_add(bytes, Ordering::Relaxed);
         if before + bytes > self.max {
             self.used.fetch_sub(bytes, Ordering::Relaxed);
@@ -58,7 +59,7 @@ impl HotBytes {
         true
     }
 
-    fn give_back(&self, bytes: u64) {
+    pub fn give_back(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 }

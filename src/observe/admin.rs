@@ -1,4 +1,5 @@
-//! The admin listener: health, readiness, metrics, and checkpoints of the database.
+//! The admin listener: health, readiness, metrics, checkpoints of the database, and purges of the
+//! cache.
 //!
 //! It asks for no authentication, so it belongs on an address that only operators reach. What it
 //! needs of the rest of the server is given in [`Parts`] as closures, which may block: they run off
@@ -7,6 +8,7 @@
 
 mod answer;
 mod gate;
+mod purge;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +28,7 @@ use tracing::{error, info};
 
 use self::answer::{Answer, Problem};
 use self::gate::{Gate, Unanswered};
+pub use self::purge::{Purge, PurgeTarget};
 use super::metrics::{CONTENT_TYPE, Metrics};
 use crate::config::Listen;
 
@@ -81,6 +84,8 @@ pub struct Parts {
     pub readiness: ReadinessCheck,
     /// What `POST /checkpoint` calls.
     pub checkpoint: Checkpoint,
+    /// What `POST /purge` calls.
+    pub purge: Purge,
 }
 
 /// Whether `name` may name a checkpoint: letters, digits, `.`, `_` and `-` of ASCII, at most 64,
@@ -99,6 +104,7 @@ pub struct Admin {
     readiness: Gate,
     metrics: Gate,
     checkpoint: Gate,
+    purge: Gate,
 }
 
 /// Why a listener cannot be made.
@@ -159,13 +165,14 @@ impl Admin {
             readiness: Gate::default(),
             metrics: Gate::default(),
             checkpoint: Gate::default(),
+            purge: Gate::default(),
         }
     }
 
     async fn answer(&self, request: &Request<'_>) -> Answer {
         let allowed = match request.path {
             "/healthz" | "/readyz" | "/metrics" => "GET, HEAD",
-            "/checkpoint" => "POST",
+            "/checkpoint" | "/purge" => "POST",
             _ => return not_found(),
         };
         let method = request.method.as_str();
@@ -175,7 +182,10 @@ impl Admin {
         match request.path {
             "/readyz" => self.ready().await,
             "/metrics" => self.metrics().await,
+            // Any page that an operator visits could post here, as there is no authentication.
+            "/checkpoint" | "/purge" if request.from_a_page => forbidden(),
             "/checkpoint" => self.checkpoint(request).await,
+            "/purge" => self.purge(request).await,
             _ => Answer::text("alive\n"),
         }
     }
@@ -226,10 +236,6 @@ impl Admin {
     }
 
     async fn checkpoint(&self, request: &Request<'_>) -> Answer {
-        // Any page that an operator visits could post here, as there is no authentication.
-        if request.from_a_page {
-            return forbidden();
-        }
         let Some(name) = checkpoint_name(request.query) else {
             return bad_name();
         };
@@ -262,11 +268,15 @@ impl Admin {
 
 /// The name in a query, if there is exactly one and it is valid.
 fn checkpoint_name(query: &str) -> Option<String> {
-    let mut names = query
-        .split('&')
-        .filter_map(|parameter| parameter.strip_prefix("name="));
-    let name = percent_decode_str(names.next()?).decode_utf8().ok()?;
-    (names.next().is_none() && is_checkpoint_name(&name)).then(|| name.into_owned())
+    parameter(query, "name").filter(|name| is_checkpoint_name(name))
+}
+
+/// The value of a parameter, if it is given exactly once.
+fn parameter(query: &str, name: &str) -> Option<String> {
+    let parameters = query.split('&').filter_map(|one| one.split_once('='));
+    let mut values = parameters.filter_map(|(found, value)| (found == name).then_some(value));
+    let value = percent_decode_str(values.next()?).decode_utf8().ok()?;
+    values.next().is_none().then(|| value.into_owned())
 }
 
 fn checkpoint_written(name: &str, path: &Path, elapsed: Duration) -> Answer {
@@ -282,7 +292,7 @@ fn not_found() -> Answer {
         status: StatusCode::NOT_FOUND,
         title: "Not found",
         code: "NOT_FOUND",
-        detail: "There are /healthz, /readyz, /metrics, and /checkpoint.",
+        detail: "There are /healthz, /readyz, /metrics, /checkpoint, and /purge.",
     })
 }
 
@@ -301,7 +311,7 @@ fn forbidden() -> Answer {
         status: StatusCode::FORBIDDEN,
         title: "Forbidden",
         code: "CROSS_ORIGIN",
-        detail: "A page in a browser may not write checkpoints.",
+        detail: "A page in a browser may not do this.",
     })
 }
 

@@ -5,6 +5,8 @@
 //! no hashing. No label is ever made of what a client sends: routes come from the configuration,
 //! and methods, modes, statuses and reasons are closed sets. There is no label per stream.
 
+mod cache;
+mod edge;
 mod labels;
 mod recorder;
 mod registrar;
@@ -18,6 +20,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use prometheus::{Histogram, IntCounter, IntGauge, Registry, TextEncoder};
 
+pub use cache::{Cache, CacheAnswer, CacheFigures, DiskTrouble, FillEnd};
+pub use edge::{EdgeMetrics, OriginRequest};
 pub use labels::{Live, Method, Mode, Refusal};
 pub use recorder::{Recordings, Way};
 use registrar::Registrar;
@@ -73,8 +77,12 @@ pub struct Metrics {
     pub expired_streams: IntCounter,
     /// Connections of clients that are open; [`Held`] counts one while it lives.
     pub open_connections: IntGauge,
+    /// Streams whose home is elsewhere.
+    pub edge: Arc<EdgeMetrics>,
     /// Upstreams' answers that become streams.
     pub recordings: Recordings,
+    /// What an edge keeps of its origins' answers.
+    pub cache: Cache,
     /// Lines of the log that were dropped because its reader was too slow;
     /// [`logs::init`](super::logs::init) takes a clone.
     pub dropped_log_lines: IntCounter,
@@ -144,7 +152,9 @@ impl Metrics {
                 "headwater_open_connections",
                 "Connections of clients that are open.",
             ),
+            edge: Arc::new(EdgeMetrics::new(r)),
             recordings: Recordings::new(r),
+            cache: Cache::new(r),
             dropped_log_lines: r.counter(
                 "headwater_dropped_log_lines_total",
                 "Lines of the log that were dropped because its reader was too slow.",

@@ -2,6 +2,7 @@
 //! encodings of bodies. No IO, no async, and time is an argument.
 
 pub mod cursor;
+pub mod event_stream;
 pub mod json;
 pub mod names;
 pub mod reply;

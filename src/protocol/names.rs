@@ -29,6 +29,7 @@ headers! {
     STREAM_FORKED_FROM = "stream-forked-from";
     STREAM_FORK_OFFSET = "stream-fork-offset";
     STREAM_FORK_SUB_OFFSET = "stream-fork-sub-offset";
+    STREAM_ID = "stream-id";
     STREAM_SSE_DATA_ENCODING = "stream-sse-data-encoding";
     PRODUCER_ID = "producer-id";
     PRODUCER_EPOCH = "producer-epoch";

@@ -1,9 +1,10 @@
 //! Outcomes to replies: status and headers. Bodies are described elsewhere.
 
 use super::names;
+use super::sse::Encoding;
 use crate::config::{CacheScope, Streams};
 use crate::types::{
-    Kind, Lifetime, Offset, Position, Retention, StreamEnd, StreamMeta, StreamPath, UnixMs,
+    Lifetime, Offset, Position, Retention, StreamEnd, StreamMeta, StreamPath, UnixMs,
 };
 use bytes::Bytes;
 use http::StatusCode;
@@ -288,9 +289,9 @@ pub fn etag(
 ) -> String {
     let mut tag = String::with_capacity(ETAG_BYTES_EXPECTED);
     tag.push('"');
-    tag.push_str(database);
+    push_stream_id(&mut tag, database, meta);
     tag.push(':');
-    for (number, separator) in [(meta.id, ':'), (from, ':'), (to, '"')] {
+    for (number, separator) in [(from, ':'), (to, '"')] {
         push_number(&mut tag, number);
         tag.push(separator);
     }
@@ -302,6 +303,19 @@ pub fn etag(
     tag.pop();
     tag.push_str(letter);
     tag
+}
+
+/// What tells a stream from all others that are or were anywhere: the first two parts of its tags.
+pub fn stream_id(database: &str, meta: &StreamMeta) -> String {
+    let mut id = String::with_capacity(ETAG_BYTES_EXPECTED);
+    push_stream_id(&mut id, database, meta);
+    id
+}
+
+fn push_stream_id(text: &mut String, database: &str, meta: &StreamMeta) {
+    text.push_str(database);
+    text.push(':');
+    push_number(text, meta.id);
 }
 
 const ETAG_BYTES_EXPECTED: usize = 56;
@@ -339,8 +353,8 @@ pub fn matches_etag(if_none_match: &str, etag: &str) -> bool {
     })
 }
 
-/// The content type of the events of a stream of this kind carries text itself or base64.
-pub fn set_sse(head: &mut Head, kind: Kind) {
+/// The headers of an answer that is an event stream.
+pub fn set_sse(head: &mut Head, encoding: Encoding) {
     head.set(
         header::CONTENT_TYPE,
         HeaderValue::from_static("text/event-stream"),
@@ -351,7 +365,7 @@ pub fn set_sse(head: &mut Head, kind: Kind) {
         HeaderName::from_static("x-accel-buffering"),
         HeaderValue::from_static("no"),
     );
-    if kind == Kind::Binary {
+    if encoding == Encoding::Base64 {
         head.set(
             names::STREAM_SSE_DATA_ENCODING,
             HeaderValue::from_static("base64"),
@@ -362,7 +376,7 @@ pub fn set_sse(head: &mut Head, kind: Kind) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::Outcome;
+    use crate::types::{Kind, Outcome};
     use std::time::Duration;
 
     #[test]

@@ -61,6 +61,8 @@ pub struct Read {
     /// The `cursor` parameter, if it is one of ours.
     pub cursor: Option<u64>,
     pub if_none_match: Option<String>,
+    /// Whether the events of SSE are to carry exact bytes, whatever kind the stream is of.
+    pub sse_base64: bool,
 }
 
 /// Where a read begins.
@@ -307,6 +309,7 @@ fn read(query: &str, headers: &HeaderMap) -> Result<Read, RequestError> {
         mode,
         cursor,
         if_none_match: text(headers, &header::IF_NONE_MATCH)?.map(str::to_owned),
+        sse_base64: is_base64(headers),
     })
 }
 
@@ -353,6 +356,12 @@ fn is_true(headers: &HeaderMap, name: &HeaderName) -> bool {
     headers
         .get(name)
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"))
+}
+
+/// Whether a reader of SSE asks for exact bytes.
+pub fn is_base64(headers: &HeaderMap) -> bool {
+    let encoding = headers.get(names::STREAM_SSE_DATA_ENCODING);
+    encoding.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"base64"))
 }
 
 /// Digits only: no sign, no white space.

@@ -1,6 +1,6 @@
 //! Server-sent events (protocol, section 5.8).
 
-use crate::types::{Kind, Offset, StreamEnd};
+use crate::types::{Kind, StreamEnd};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{BufMut, BytesMut};
@@ -8,54 +8,135 @@ use bytes::{BufMut, BytesMut};
 /// A comment: keeps the connection alive and is ignored by every client.
 pub const HEARTBEAT: &[u8] = b": heartbeat\n\n";
 
+/// How data events carry bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// As text, in which a CR cannot be told from a LF.
+    Text,
+    /// Any bytes, exactly.
+    Base64,
+}
+
+impl Encoding {
+    /// That of a stream of this kind; `exact` if the reader asked for exact bytes.
+    pub fn of(kind: Kind, exact: bool) -> Self {
+        match kind {
+            Kind::Json | Kind::Text if !exact => Self::Text,
+            Kind::Json | Kind::Text | Kind::Binary => Self::Base64,
+        }
+    }
+}
+
 /// What a control event says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Control {
-    pub next: Offset,
     /// Absent once the stream is closed.
     pub cursor: Option<u64>,
     pub up_to_date: bool,
     pub closed: bool,
 }
 
-/// Writes one data event that holds `messages`.
-pub fn put_data<'a>(out: &mut BytesMut, kind: Kind, messages: impl Iterator<Item = &'a [u8]>) {
-    out.put_slice(b"event: data\n");
-    match kind {
-        Kind::Json => {
-            out.put_slice(b"data:[");
-            for (index, message) in messages.enumerate() {
-                if index > 0 {
-                    out.put_u8(b',');
-                }
-                // Only white space between tokens can hold a line end.
-                put_lines(out, message);
+/// Writes one data event that holds `messages`: what a catch-up answer with them would hold.
+pub fn put_data<'a>(
+    out: &mut BytesMut,
+    kind: Kind,
+    encoding: Encoding,
+    messages: impl Iterator<Item = &'a [u8]>,
+) {
+    let mut event = DataEvent::begin(out, encoding);
+    if kind == Kind::Json {
+        event.put(out, b"[");
+        for (index, message) in messages.enumerate() {
+            if index > 0 {
+                event.put(out, b",");
             }
-            out.put_slice(b"]\n");
+            event.put(out, message);
         }
-        Kind::Text => {
-            let mut text = LineWriter::begin(out);
-            messages.for_each(|message| text.put(message));
-            out.put_u8(b'\n');
-        }
-        Kind::Binary => {
-            let bytes = messages.fold(Vec::new(), |mut all, message| {
-                all.extend_from_slice(message);
-                all
-            });
-            out.put_slice(b"data:");
-            out.put_slice(BASE64.encode(bytes).as_bytes());
-            out.put_u8(b'\n');
-        }
+        event.put(out, b"]");
+    } else {
+        messages.for_each(|message| event.put(out, message));
     }
-    out.put_u8(b'\n');
+    event.end(out);
 }
 
-/// Writes one control event; `end` says how a closed stream ended, if it is known.
-pub fn put_control(out: &mut BytesMut, control: &Control, end: Option<&StreamEnd>) {
-    out.put_slice(b"event: control\ndata:{\"streamNextOffset\":\"");
-    out.put_slice(control.next.to_text().as_str().as_bytes());
-    out.put_u8(b'"');
+/// A data event that is written piece by piece.
+#[derive(Debug)]
+pub enum DataEvent {
+    Text(Lines),
+    Base64(Groups),
+}
+
+impl DataEvent {
+    pub fn begin(out: &mut BytesMut, encoding: Encoding) -> Self {
+        out.put_slice(b"event: data\ndata:");
+        match encoding {
+            Encoding::Text => Self::Text(Lines {
+                after_cr: false,
+                at_line_start: true,
+            }),
+            Encoding::Base64 => Self::Base64(Groups::default()),
+        }
+    }
+
+    pub fn put(&mut self, out: &mut BytesMut, bytes: &[u8]) {
+        match self {
+            Self::Text(lines) => lines.put(out, bytes),
+            Self::Base64(groups) => groups.put(out, bytes),
+        }
+    }
+
+    /// Ends the event. Its control event follows in the same write.
+    pub fn end(self, out: &mut BytesMut) {
+        if let Self::Base64(groups) = self {
+            put_base64(out, &groups.rest[..groups.rest_bytes]);
+        }
+        out.put_slice(b"\n\n");
+    }
+}
+
+/// Bytes that were not encoded yet, because base64 takes three at a time.
+#[derive(Debug, Default)]
+pub struct Groups {
+    rest: [u8; 3],
+    rest_bytes: usize,
+}
+
+impl Groups {
+    fn put(&mut self, out: &mut BytesMut, mut bytes: &[u8]) {
+        while self.rest_bytes > 0 && self.rest_bytes < 3 {
+            let Some((first, behind)) = bytes.split_first() else {
+                return;
+            };
+            self.rest[self.rest_bytes] = *first;
+            self.rest_bytes += 1;
+            bytes = behind;
+        }
+        put_base64(out, &self.rest[..self.rest_bytes]);
+        let (whole, rest) = bytes.split_at(bytes.len() - bytes.len() % 3);
+        put_base64(out, whole);
+        self.rest[..rest.len()].copy_from_slice(rest);
+        self.rest_bytes = rest.len();
+    }
+}
+
+fn put_base64(out: &mut BytesMut, bytes: &[u8]) {
+    let begin = out.len();
+    out.resize(begin + bytes.len().div_ceil(3) * 4, 0);
+    // There is exactly the room that it takes.
+    let _ = BASE64.encode_slice(bytes, &mut out[begin..]);
+}
+
+/// Writes one control event: `next` is the offset to go on from, and `end` says how a closed stream
+/// ended, if it is known.
+pub fn put_control(out: &mut BytesMut, next: &str, control: &Control, end: Option<&StreamEnd>) {
+    out.put_slice(b"event: control\ndata:{\"streamNextOffset\":");
+    if next.contains(['"', '\\']) {
+        out.put_slice(serde_json::json!(next).to_string().as_bytes());
+    } else {
+        out.put_u8(b'"');
+        out.put_slice(next.as_bytes());
+        out.put_u8(b'"');
+    }
     if let Some(cursor) = control.cursor {
         out.put_slice(b",\"streamCursor\":\"");
         out.put_slice(cursor.to_string().as_bytes());
@@ -83,57 +164,39 @@ fn put_end(out: &mut BytesMut, end: &StreamEnd) {
     }
 }
 
-fn put_lines(out: &mut BytesMut, text: &[u8]) {
-    let mut writer = LineWriter {
-        out,
-        after_cr: false,
-        at_line_start: false,
-    };
-    writer.put(text);
-}
-
 /// Turns text into `data:` lines. CRLF, CR and LF each end a line, also where a CRLF lies across two
 /// messages, so that no payload can forge an event.
-struct LineWriter<'a> {
-    out: &'a mut BytesMut,
+#[derive(Debug)]
+pub struct Lines {
     after_cr: bool,
     at_line_start: bool,
 }
 
-impl<'a> LineWriter<'a> {
-    fn begin(out: &'a mut BytesMut) -> Self {
-        out.put_slice(b"data:");
-        Self {
-            out,
-            after_cr: false,
-            at_line_start: true,
-        }
-    }
-
-    fn put(&mut self, mut text: &[u8]) {
+impl Lines {
+    fn put(&mut self, out: &mut BytesMut, mut text: &[u8]) {
         while let Some(end) = memchr::memchr2(b'\r', b'\n', text) {
             let byte = text[end];
-            self.put_piece(&text[..end]);
+            self.put_piece(out, &text[..end]);
             let joins_crlf = byte == b'\n' && end == 0 && self.after_cr;
             if !joins_crlf {
-                self.out.put_slice(b"\ndata:");
+                out.put_slice(b"\ndata:");
                 self.at_line_start = true;
             }
             self.after_cr = byte == b'\r';
             text = &text[end + 1..];
         }
-        self.put_piece(text);
+        self.put_piece(out, text);
     }
 
-    fn put_piece(&mut self, piece: &[u8]) {
+    fn put_piece(&mut self, out: &mut BytesMut, piece: &[u8]) {
         let Some(first) = piece.first() else { return };
         if self.at_line_start && *first == b' ' {
             // A parser takes one space away after the colon.
-            self.out.put_u8(b' ');
+            out.put_u8(b' ');
         }
         self.at_line_start = false;
         self.after_cr = false;
-        self.out.put_slice(piece);
+        out.put_slice(piece);
     }
 }
 
@@ -144,8 +207,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn data(kind: Kind, messages: &[&[u8]]) -> String {
+        encoded(kind, Encoding::of(kind, false), messages)
+    }
+
+    fn encoded(kind: Kind, encoding: Encoding, messages: &[&[u8]]) -> String {
         let mut out = BytesMut::new();
-        put_data(&mut out, kind, messages.iter().copied());
+        put_data(&mut out, kind, encoding, messages.iter().copied());
         String::from_utf8(out.to_vec()).unwrap()
     }
 
@@ -189,29 +256,27 @@ mod tests {
         );
         let mut out = BytesMut::new();
         let control = Control {
-            next: Offset(5),
             cursor: Some(7),
             up_to_date: true,
             closed: false,
         };
-        put_control(&mut out, &control, None);
+        put_control(&mut out, "5", &control, None);
         assert_eq!(
             &out[..],
-            b"event: control\ndata:{\"streamNextOffset\":\"0000000000000000_0000000000000005\",\"streamCursor\":\"7\",\"upToDate\":true}\n\n"
+            b"event: control\ndata:{\"streamNextOffset\":\"5\",\"streamCursor\":\"7\",\"upToDate\":true}\n\n"
         );
     }
 
     #[test]
     fn the_last_control_event_says_how_the_stream_ended() {
         let control = Control {
-            next: Offset(5),
             cursor: None,
             up_to_date: true,
             closed: true,
         };
         let fields = |end: Option<&StreamEnd>| {
             let mut out = BytesMut::new();
-            put_control(&mut out, &control, end);
+            put_control(&mut out, "a\"b", &control, end);
             let events = parse(std::str::from_utf8(&out).unwrap());
             serde_json::from_str::<serde_json::Value>(&events[0].1).unwrap()
         };
@@ -220,6 +285,7 @@ mod tests {
             reason: Some("\"why\\\n".into()),
         };
         let told = fields(Some(&end));
+        assert_eq!(told["streamNextOffset"], "a\"b");
         assert_eq!(
             (&told["streamEnd"], &told["streamClosed"]),
             (&"failed".into(), &true.into())
@@ -246,6 +312,14 @@ mod tests {
             let slices: Vec<&[u8]> = messages.iter().map(Vec::as_slice).collect();
             let events = parse(&data(Kind::Binary, &slices));
             prop_assert_eq!(BASE64.decode(&events[0].1).unwrap(), messages.concat());
+        }
+
+        #[test]
+        fn any_kind_comes_back_exactly_where_that_is_asked(text in "[a\r\n]{0,9}") {
+            for (kind, whole) in [(Kind::Text, text.clone()), (Kind::Json, format!("[{text}]"))] {
+                let events = parse(&encoded(kind, Encoding::of(kind, true), &[text.as_bytes()]));
+                prop_assert_eq!(BASE64.decode(&events[0].1).unwrap(), whole.into_bytes());
+            }
         }
     }
 }

@@ -5,16 +5,34 @@ use crate::frame::Frames;
 use crate::hub::Run;
 use crate::log::{Answer, AnswerBody, Part, ReadError};
 use crate::types::{Kind, Position};
+use async_trait::async_trait;
 use bytes::{BufMut, Bytes, BytesMut};
 use std::sync::Arc;
+use thiserror::Error;
 
 /// The body of a reply.
 pub enum Body {
     Empty,
     Full(Bytes),
     Pieces(Box<Pieces>),
+    Passed(Box<dyn Passed>),
     Live(Box<Sse>),
 }
+
+/// A body that comes from elsewhere while it is sent.
+#[async_trait]
+pub trait Passed: Send {
+    /// Bytes of the whole body, where they are known beforehand.
+    fn length(&self) -> Option<u64>;
+
+    /// The next piece; `None` at the end of a whole body.
+    async fn next(&mut self) -> Result<Option<Bytes>, Broken>;
+}
+
+/// A body will not be completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the body broke off")]
+pub struct Broken;
 
 /// A body that is read while it is sent.
 pub struct Pieces {

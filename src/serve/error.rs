@@ -98,6 +98,14 @@ pub enum ServeError {
     KeyReused,
     #[error("the recording was ended before its upstream answered")]
     Aborted,
+    #[error("the stream's origin is away; try again later")]
+    OriginAway,
+    #[error("too many answers are being fetched; try again later")]
+    TooManyFetches,
+    #[error("too many streams are followed; try again later")]
+    TooManyFollowed,
+    #[error("the request has been here before")]
+    Loop,
 }
 
 impl From<AppendError> for ServeError {
@@ -191,6 +199,10 @@ impl ServeError {
             Self::CallerBusy => (S::TOO_MANY_REQUESTS, "CALLER_BUSY"),
             Self::KeyReused => (S::UNPROCESSABLE_ENTITY, "IDEMPOTENCY_KEY_REUSED"),
             Self::Aborted => (S::CONFLICT, "RECORDING_ABORTED"),
+            Self::OriginAway => (S::SERVICE_UNAVAILABLE, "ORIGIN_AWAY"),
+            Self::TooManyFetches => (S::SERVICE_UNAVAILABLE, "TOO_MANY_FETCHES"),
+            Self::TooManyFollowed => (S::SERVICE_UNAVAILABLE, "TOO_MANY_FOLLOWED_STREAMS"),
+            Self::Loop => (S::LOOP_DETECTED, "LOOP"),
         }
     }
 
@@ -202,6 +214,8 @@ impl ServeError {
             Self::TooManyReaders => Some(Refusal::Readers),
             Self::TooManyRecordings | Self::CallerBusy => Some(Refusal::Recordings),
             Self::Commit(CommitError::Overloaded) => Some(Refusal::Queue),
+            Self::TooManyFetches => Some(Refusal::Fetches),
+            Self::TooManyFollowed => Some(Refusal::FollowedStreams),
             Self::Refused(AppendRefusal::TooManyProducers(_)) => Some(Refusal::Producers),
             _ => None,
         }

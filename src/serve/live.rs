@@ -1,23 +1,22 @@
 //! GET that waits: long-poll and SSE (protocol, sections 5.7 and 5.8).
 
 use super::get::{freshness, position, remaining_ms};
-use super::{Body, Reply, ServeError, Server, Target};
-use crate::config::Streams;
+use super::{Body, Reply, ServeError, Server, Source, Sse, Target};
 use crate::frame::{self, Frames};
 use crate::hub::{EncodedKey, Run, View};
 use crate::log::{Answer, AnswerBody, ReadError, Stream};
 use crate::observe::access::LiveEnd;
-use crate::observe::metrics::{Held, Live};
+use crate::observe::metrics::Live;
+use crate::protocol::names;
 use crate::protocol::reply::{self, Freshness, Head};
 use crate::protocol::request::{self, From};
-use crate::protocol::sse::{self, Control};
-use crate::protocol::{cursor, names};
+use crate::protocol::sse::{self, Control, Encoding};
 use crate::types::{Kind, Lifetime, Offset, Position};
+use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use http::{StatusCode, header};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
 impl Server {
@@ -97,161 +96,105 @@ impl Server {
             return Err(ReadError::Trimmed { earliest }.into());
         }
         let reader = self.live_reader(Live::Sse)?;
+        let kind = view.meta.kind;
+        let encoding = Encoding::of(kind, read.sse_base64);
         let mut head = Head::lean(StatusCode::OK, target.route.config.cors);
-        reply::set_sse(&mut head, view.meta.kind);
+        reply::set_sse(&mut head, encoding);
+        if read.sse_base64 {
+            head.set_string(names::STREAM_ID, self.stream_id(&view));
+        }
         stream.tail().enter();
-        let now = Instant::now();
-        let body = Sse {
+        let source = LogSource {
             server: self.clone(),
             at,
             id: view.meta.id,
-            kind: view.meta.kind,
+            kind,
+            encoding,
             stream,
             client_cursor: read.cursor,
-            ends: now + recycle_after(&target.route.config),
-            wakes_every: wakes_every(&target.route.config, view.meta.lifetime),
-            heartbeats: !target.route.config.sse_heartbeat.is_zero(),
             told: false,
-            end: None,
-            _reader: reader,
+            closed: false,
         };
+        let source = Box::new(source);
+        let settings = &target.route.config;
+        let used_every = used_every(view.meta.lifetime);
+        let body = Sse::new(self.clone(), source, settings, used_every, reader);
         Ok(Reply {
             head,
             body: Body::Live(Box::new(body)),
         })
     }
 
-    fn live_reader(&self, live: Live) -> Result<LiveReader, ServeError> {
-        let permit = self.live_readers.clone().try_acquire_owned();
-        let permit = permit.map_err(|_| ServeError::TooManyReaders)?;
-        Ok(LiveReader {
-            _permit: permit,
-            _gauge: Held::new(self.metrics.live_readers(live)),
-        })
-    }
-
-    fn cursor(&self, client: Option<u64>) -> u64 {
-        cursor::next(self.clock.now_ms(), client, rand::random())
+    /// What tells a stream from all others that are or were anywhere.
+    fn stream_id(&self, view: &View) -> String {
+        reply::stream_id(self.log.database_id(), &view.meta)
     }
 }
 
-/// One of the live readers that are counted and bounded.
-struct LiveReader {
-    _permit: OwnedSemaphorePermit,
-    _gauge: Held,
-}
-
-/// Connections shorter than this look like failures to clients.
-const RECYCLE_MIN: Duration = Duration::from_secs(2);
-
-/// When a connection ends so that its reader comes back: about the setting, so that readers who came
-/// together do not come back together.
-fn recycle_after(route: &Streams) -> Duration {
-    let spread = 0.9 + 0.2 * rand::random::<f64>();
-    route.sse_recycle.mul_f64(spread).max(RECYCLE_MIN)
-}
-
-/// How often an idle reader does something: a heartbeat, or a use of its stream so that a sliding
-/// lifetime does not end under it.
-fn wakes_every(route: &Streams, lifetime: Lifetime) -> Duration {
-    let heartbeat = match route.sse_heartbeat {
-        Duration::ZERO => route.sse_recycle,
-        every => every,
-    };
+/// How often a stream must be used so that a sliding lifetime does not end under its reader.
+fn used_every(lifetime: Lifetime) -> Option<Duration> {
     match lifetime {
         Lifetime::Ttl { seconds } => {
-            let half = Duration::from_millis(seconds.saturating_mul(500).max(100));
-            heartbeat.min(half)
+            let half_ms = seconds.saturating_mul(500).max(100);
+            Some(Duration::from_millis(half_ms))
         }
-        Lifetime::Unlimited | Lifetime::Until { .. } => heartbeat,
+        Lifetime::Unlimited | Lifetime::Until { .. } => None,
     }
 }
 
-/// The events of one SSE reader.
-pub struct Sse {
+/// A reader of a stream in the log.
+struct LogSource {
     server: Arc<Server>,
     stream: Arc<Stream>,
     id: u64,
     kind: Kind,
+    encoding: Encoding,
     at: Position,
     client_cursor: Option<u64>,
-    ends: Instant,
-    wakes_every: Duration,
-    heartbeats: bool,
     /// Whether the reader knows where it is: a control event was sent.
     told: bool,
-    /// Why nothing follows, once that is so.
-    end: Option<LiveEnd<'static>>,
-    _reader: LiveReader,
+    closed: bool,
 }
 
-impl Sse {
-    /// The next events, or a heartbeat; `None` when the connection is to end.
-    pub async fn next(&mut self) -> Option<Bytes> {
-        while self.end.is_none() {
-            // Boxed: a waiting reader need not hold the room that reading takes.
-            match Box::pin(self.events()).await {
-                Ok(Some(events)) => return Some(events),
-                Ok(None) => {}
-                // A reader that fell behind what is kept learns it when it comes back.
-                Err(ReadError::Gone | ReadError::Trimmed { .. }) => {
-                    self.end = Some(LiveEnd::StreamGone);
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "a live read failed");
-                    self.end = Some(LiveEnd::Failed("the log could not be read"));
-                }
+#[async_trait]
+impl Source for LogSource {
+    async fn events(&mut self) -> Result<Option<Bytes>, LiveEnd<'static>> {
+        self.read().await.map_err(|error| match error {
+            // A reader that fell behind what is kept learns it when it comes back.
+            ReadError::Gone | ReadError::Trimmed { .. } => LiveEnd::StreamGone,
+            error => {
+                tracing::warn!(%error, "a live read failed");
+                LiveEnd::Failed("the log could not be read")
             }
-            if self.end.is_none() && self.wait().await {
-                return Some(Bytes::from_static(sse::HEARTBEAT));
-            }
-        }
-        None
+        })
     }
 
-    /// Why the connection ends, once [`Sse::next`] has nothing more.
-    pub fn end(&self) -> LiveEnd<'static> {
-        self.end.unwrap_or(LiveEnd::ClientLeft)
+    async fn moved(&mut self) -> Result<(), LiveEnd<'static>> {
+        let view = self.stream.tail().wait(self.id, self.at).await;
+        view.map(drop).ok_or(LiveEnd::StreamGone)
     }
 
-    /// The position up to which events were handed out.
-    pub fn position(&self) -> Position {
-        self.at
-    }
-
-    /// Waits for something new, for the connection's end, or until a heartbeat is due, and tells
-    /// whether it is.
-    async fn wait(&mut self) -> bool {
-        let now = Instant::now();
-        if now >= self.ends {
-            self.end = Some(LiveEnd::Recycled);
-            return false;
-        }
-        let wakes = (now + self.wakes_every).min(self.ends);
-        let moved = timeout_at(wakes, self.stream.tail().wait(self.id, self.at));
-        match self.server.draining.run_until_cancelled(moved).await {
-            None => self.end = Some(LiveEnd::Stopping),
-            Some(Ok(None)) => self.end = Some(LiveEnd::StreamGone),
-            Some(Ok(Some(_))) => {}
-            Some(Err(_)) => return self.keep_alive(),
-        }
-        false
-    }
-
-    /// An idle reader's turn: its stream is in use, and it may be told that it is connected.
-    fn keep_alive(&mut self) -> bool {
+    fn keep_alive(&mut self) -> Result<(), LiveEnd<'static>> {
         let now_ms = self.server.clock.now_ms();
-        if self.stream.view(now_ms).is_err() {
-            self.end = Some(LiveEnd::StreamGone);
-            return false;
-        }
+        let view = self.stream.view(now_ms);
+        view.map_err(|_| LiveEnd::StreamGone)?;
         self.server.log.touch(&self.stream);
-        self.heartbeats && Instant::now() < self.ends
+        Ok(())
     }
 
+    fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    fn position(&self) -> String {
+        Offset(self.at).to_string()
+    }
+}
+
+impl LogSource {
     /// What there is to say now: data with its control event, the closing, or at first where the
     /// tail is.
-    async fn events(&mut self) -> Result<Option<Bytes>, ReadError> {
+    async fn read(&mut self) -> Result<Option<Bytes>, ReadError> {
         let answer = self.server.log.answer(&self.stream, self.at).await?;
         if answer.view.meta.id != self.id {
             return Err(ReadError::Gone);
@@ -273,15 +216,17 @@ impl Sse {
         let key = EncodedKey {
             id: self.id,
             from,
+            to,
+            encoding: self.encoding,
             control,
         };
         self.at = to;
         self.told = true;
-        self.end = control.closed.then_some(LiveEnd::StreamClosed);
+        self.closed = control.closed;
         let events = self
             .stream
             .tail()
-            .encoded(key, || encode(self.kind, runs, &control, view));
+            .encoded(key, || encode(self.kind, runs, &key, view));
         let (messages, bytes) = measure(runs);
         self.server.metrics.read.add(bytes, messages);
         events
@@ -293,13 +238,11 @@ impl Sse {
         }
         self.told = true;
         self.at = view.tail;
-        self.end = view.closed.then_some(LiveEnd::StreamClosed);
+        self.closed = view.closed;
         let mut out = BytesMut::with_capacity(128);
-        sse::put_control(
-            &mut out,
-            &self.control_at(view, view.tail),
-            view.end.as_deref(),
-        );
+        let next = Offset(view.tail).to_text();
+        let control = self.control_at(view, view.tail);
+        sse::put_control(&mut out, next.as_str(), &control, view.end.as_deref());
         Some(out.freeze())
     }
 
@@ -307,11 +250,16 @@ impl Sse {
         let up_to_date = next == view.tail;
         let closed = up_to_date && view.closed;
         Control {
-            next: Offset(next),
             cursor: (!closed).then(|| self.server.cursor(self.client_cursor)),
             up_to_date,
             closed,
         }
+    }
+}
+
+impl Drop for LogSource {
+    fn drop(&mut self) {
+        self.stream.tail().leave();
     }
 }
 
@@ -321,20 +269,15 @@ fn measure(runs: &[Run]) -> (u64, u64) {
     each.fold((0, 0), |sum, run| (sum.0 + run.0, sum.1 + run.1))
 }
 
-impl Drop for Sse {
-    fn drop(&mut self) {
-        self.stream.tail().leave();
-    }
-}
-
 /// A data event and its control event, in one piece.
-fn encode(kind: Kind, runs: &[Run], control: &Control, view: &View) -> Bytes {
+fn encode(kind: Kind, runs: &[Run], key: &EncodedKey, view: &View) -> Bytes {
     let bytes: usize = runs.iter().map(|run| run.frames.len()).sum();
     let mut out = BytesMut::with_capacity(bytes + bytes / 2 + 192);
     let messages = runs
         .iter()
         .flat_map(|run| Frames::new(&run.frames, 0).map(|frame| &run.frames[frame.payload()]));
-    sse::put_data(&mut out, kind, messages);
-    sse::put_control(&mut out, control, view.end.as_deref());
+    sse::put_data(&mut out, kind, key.encoding, messages);
+    let next = Offset(key.to).to_text();
+    sse::put_control(&mut out, next.as_str(), &key.control, view.end.as_deref());
     out.freeze()
 }

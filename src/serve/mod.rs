@@ -10,12 +10,13 @@ mod head;
 mod live;
 mod post;
 mod put;
+mod sse;
 #[cfg(test)]
 mod tests;
 
-pub use body::{Body, Pieces};
+pub use body::{Body, Broken, Passed, Pieces};
 pub use error::ServeError;
-pub use live::Sse;
+pub use sse::{LiveReader, Source, Sse};
 
 use crate::clock::Clock;
 use crate::config::Streams;

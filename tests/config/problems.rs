@@ -214,6 +214,13 @@ fn values_out_of_range_are_found() {
         ),
         ("[log]\nsegment_bytes = 1\n", "2:17", "too small"),
         ("[log]\nqueue_ops_max = 0\n", "2:17", "`queue_ops_max` is 0"),
+        ("[cache]\nentry_bytes_max = 1\n", "2:19", "too small"),
+        ("[cache]\nfetches_max = 0\n", "2:15", "`fetches_max` is 0"),
+        (
+            "[cache]\nin_flight_bytes_max = \"1MiB\"\n",
+            "2:23",
+            "less than `entry_bytes_max`",
+        ),
         (
             "[log]\nexpiry_interval = \"0s\"\n",
             "2:19",

@@ -7,6 +7,8 @@ mod common;
 mod caching;
 mod crash;
 mod disconnects;
+mod edge;
+mod edge_live;
 mod large;
 mod limits;
 mod operations;

@@ -510,6 +510,45 @@ fn a_request_behind_a_long_poll_waits_for_it() {
     assert_eq!(connection.response().unwrap().body, b"abc");
 }
 
+/// A connection goes on after events, with what was sent ahead of their end: together
+/// with their request, or while they came, or later than that.
+#[test]
+fn requests_behind_events_wait_for_them() {
+    let server = Setup::quick().start();
+    let target = unique("events");
+    server.create(&target, "text/plain", b"");
+    let live = format!("{target}?offset=-1&live=sse");
+    let whole = |connection: &mut Connection| connection.response().unwrap();
+    let mut connection = server.connect();
+    let mut bytes = request("GET", &live, &[], b"");
+    bytes.extend(request("HEAD", &target, &[], b""));
+    connection.send(&bytes).unwrap();
+    let head = connection.read_head().unwrap();
+    assert_eq!(head.status, 200);
+    assert!(connection.read_chunk().unwrap().is_some());
+    connection.send(&request("GET", &target, &[], b"")).unwrap();
+    let large = "x".repeat(100_000);
+    server.append(&target, "text/plain", large.as_bytes());
+    server.close(&target);
+    let mut events = Vec::new();
+    while let Some(chunk) = connection.read_chunk().unwrap() {
+        events.extend(chunk);
+    }
+    let events = String::from_utf8(events).unwrap();
+    assert!(events.contains(&large) && events.contains("streamClosed"));
+    let head = connection.response_to("HEAD").unwrap();
+    assert_eq!(head.expect("stream-closed"), "true");
+    assert_eq!(whole(&mut connection).body, large.as_bytes());
+    for _ in 0..3 {
+        connection.send(&request("GET", &live, &[], b"")).unwrap();
+        assert_eq!(whole(&mut connection).status, 200);
+    }
+    let last = request("GET", &live, &[("connection", "close")], b"");
+    connection.send(&last).unwrap();
+    assert_eq!(whole(&mut connection).expect("connection"), "close");
+    assert!(connection.is_closed());
+}
+
 /// Requests with random damage. Most are refused, some are still valid; the
 /// server survives all of them and keeps what it had.
 #[test]

@@ -61,4 +61,18 @@ impl Gate {
         });
         Some(done.await)
     }
+
+    /// Runs `work` when what runs before it has ended, and waits for its end; `None` if it never
+    /// came to run.
+    pub(super) async fn run_to_end<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<Result<T, JoinError>> {
+        let permit = Arc::clone(&self.free).acquire_owned().await.ok()?;
+        let done = spawn_blocking(move || {
+            let _permit = permit;
+            work()
+        });
+        Some(done.await)
+    }
 }

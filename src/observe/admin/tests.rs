@@ -30,6 +30,7 @@ fn parts() -> Parts {
         metrics: Arc::new(Metrics::new()),
         readiness: Arc::new(|| Readiness::Ready),
         checkpoint: Arc::new(|name| Ok(PathBuf::from("/data/checkpoints").join(name))),
+        purge: Arc::new(|_| None),
     }
 }
 
@@ -372,6 +373,46 @@ async fn a_page_in_a_browser_cannot_write_checkpoints() {
             .assert_problem(403, "CROSS_ORIGIN");
     }
     assert_eq!(calls.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_purge_is_of_what_the_query_names() {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&asked);
+    let running = start(Parts {
+        purge: Arc::new(move |target| {
+            let fails = target == PurgeTarget::Tag("bad".to_owned());
+            seen.lock().push(target);
+            let failure = || Err(std::io::Error::other("the disk is gone"));
+            Some(if fails { failure() } else { Ok(7) })
+        }),
+        ..parts()
+    });
+    for query in [
+        "path=/v1/stream/a%20b",
+        "path=a&origin=one",
+        "tag=stream:x/y",
+    ] {
+        let purged = once(&running, "POST", &format!("/purge?{query}")).await;
+        assert_eq!((purged.status, &purged.json()["answers"]), (200, &7.into()));
+    }
+    let path = |origin: Option<&str>, path: &str| PurgeTarget::Path {
+        origin: origin.map(str::to_owned),
+        path: path.to_owned(),
+    };
+    let tag = PurgeTarget::Tag("stream:x/y".to_owned());
+    let expected = [path(None, "/v1/stream/a b"), path(Some("one"), "a"), tag];
+    assert_eq!(*asked.lock(), expected);
+    for query in ["", "path=a&path=b", "path=a&tag=b", "origin=a", "tag=%ff"] {
+        let refused = once(&running, "POST", &format!("/purge?{query}")).await;
+        refused.assert_problem(400, "PURGE_TARGET");
+    }
+    let failed = once(&running, "POST", "/purge?tag=bad").await;
+    failed.assert_problem(500, "PURGE_FAILED");
+    assert_eq!(failed.json()["detail"], "the disk is gone");
+    let without = start(parts());
+    let nothing = once(&without, "POST", "/purge?path=a").await;
+    nothing.assert_problem(404, "NO_CACHE");
 }
 
 #[test]

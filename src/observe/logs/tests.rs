@@ -241,6 +241,7 @@ fn child() {
             metrics: Arc::default(),
             readiness: Arc::new(|| admin::Readiness::Ready),
             checkpoint: Arc::new(|name| Ok(name.into())),
+            purge: Arc::new(|_| None),
         };
         let mut service = admin::service(parts, &Listen::Tcp(address)).unwrap();
         let (_stop, stopped) = tokio::sync::watch::channel(false);

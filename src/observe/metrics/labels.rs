@@ -129,11 +129,15 @@ pub enum Refusal {
     Producers,
     /// The limit of recordings, in all or of one caller.
     Recordings,
+    /// The limit of requests to origins that are fetched at one time.
+    Fetches,
+    /// The limit of streams that are followed.
+    FollowedStreams,
 }
 
 impl Refusal {
     /// All of them, in the order of their places.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Connections,
         Self::Body,
         Self::BodyMemory,
@@ -141,6 +145,8 @@ impl Refusal {
         Self::Readers,
         Self::Producers,
         Self::Recordings,
+        Self::Fetches,
+        Self::FollowedStreams,
     ];
 
     /// The label's value.
@@ -153,13 +159,15 @@ impl Refusal {
             Self::Readers => "readers",
             Self::Producers => "producers",
             Self::Recordings => "recordings",
+            Self::Fetches => "fetches",
+            Self::FollowedStreams => "followed_streams",
         }
     }
 }
 
 /// The statuses that have a series of their own: those the server answers with, and those an
 /// upstream commonly does. The rest is counted by class.
-const STATUSES: [(u16, &str); 35] = [
+const STATUSES: [(u16, &str); 36] = [
     (101, "101"),
     (200, "200"),
     (201, "201"),
@@ -195,6 +203,7 @@ const STATUSES: [(u16, &str); 35] = [
     (502, "502"),
     (503, "503"),
     (504, "504"),
+    (508, "508"),
 ];
 
 /// The labels of statuses without a series of their own, by their first digit.

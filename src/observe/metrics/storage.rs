@@ -254,6 +254,6 @@ impl Database {
 }
 
 /// Sets a gauge to a figure that has no sign; one too large is shown as the largest.
-fn set(gauge: &IntGauge, figure: u64) {
+pub(super) fn set(gauge: &IntGauge, figure: u64) {
     gauge.set(i64::try_from(figure).unwrap_or(i64::MAX));
 }

@@ -2,17 +2,21 @@
 
 /// One event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Event {
+pub struct Event {
     /// Its type; `message` if it names none.
-    pub(super) name: String,
+    pub name: String,
     /// Its lines, joined by line feeds.
-    pub(super) data: Vec<u8>,
+    pub data: Vec<u8>,
+    /// Whether it was larger than the parser may hold, so that its data is not all there.
+    pub is_cut: bool,
 }
 
 /// Parses an event stream piece by piece, as the HTML standard has it: lines end in LF, CR or both,
 /// and an event ends with an empty line. One that does not end is never given.
-#[derive(Debug, Default)]
-pub(super) struct Parser {
+#[derive(Debug)]
+pub struct Parser {
+    bytes_max: usize,
+    is_cut: bool,
     line: Vec<u8>,
     name: String,
     data: Vec<u8>,
@@ -21,16 +25,35 @@ pub(super) struct Parser {
     after_cr: bool,
 }
 
+impl Default for Parser {
+    fn default() -> Self {
+        Self::bounded(usize::MAX)
+    }
+}
+
 impl Parser {
+    /// One that holds no more than `bytes_max` of an event.
+    pub fn bounded(bytes_max: usize) -> Self {
+        Self {
+            bytes_max,
+            is_cut: false,
+            line: Vec::new(),
+            name: String::new(),
+            data: Vec::new(),
+            has_data: false,
+            after_cr: false,
+        }
+    }
+
     /// Takes a piece, and gives the events that are whole.
-    pub(super) fn push(&mut self, mut piece: &[u8]) -> Vec<Event> {
+    pub fn push(&mut self, mut piece: &[u8]) -> Vec<Event> {
         let mut events = Vec::new();
         if self.after_cr && !piece.is_empty() {
             piece = piece.strip_prefix(b"\n").unwrap_or(piece);
             self.after_cr = false;
         }
         while let Some(end) = memchr::memchr2(b'\n', b'\r', piece) {
-            self.line.extend_from_slice(&piece[..end]);
+            self.extend_line(&piece[..end]);
             let is_cr = piece[end] == b'\r';
             piece = &piece[end + 1..];
             if is_cr {
@@ -42,8 +65,14 @@ impl Parser {
             }
             events.extend(self.end_of_line());
         }
-        self.line.extend_from_slice(piece);
+        self.extend_line(piece);
         events
+    }
+
+    fn extend_line(&mut self, text: &[u8]) {
+        let room = self.bytes_max - (self.line.len() + self.data.len()).min(self.bytes_max);
+        self.is_cut |= text.len() > room;
+        self.line.extend_from_slice(&text[..text.len().min(room)]);
     }
 
     fn end_of_line(&mut self) -> Option<Event> {
@@ -76,6 +105,7 @@ impl Parser {
     fn end_of_event(&mut self) -> Option<Event> {
         let name = std::mem::take(&mut self.name);
         let data = std::mem::take(&mut self.data);
+        let is_cut = std::mem::take(&mut self.is_cut);
         std::mem::take(&mut self.has_data).then(|| Event {
             name: if name.is_empty() {
                 "message".to_owned()
@@ -83,6 +113,7 @@ impl Parser {
                 name
             },
             data,
+            is_cut,
         })
     }
 }
@@ -134,6 +165,22 @@ mod tests {
                 assert_eq!(found, events, "{text:?} by {size}");
             }
         }
+    }
+
+    #[test]
+    fn no_more_is_held_than_may_be() {
+        let mut parser = Parser::bounded(20);
+        let line = format!("data: {}\n", "x".repeat(100));
+        let mut events = parser.push(b"event: data\n");
+        events.extend(parser.push(line.repeat(2).as_bytes()));
+        events.extend(parser.push(b"\nevent: data\ndata: short\n\n"));
+        let cut: Vec<_> = events
+            .iter()
+            .map(|event| (&*event.name, event.is_cut))
+            .collect();
+        assert_eq!(cut, [("data", true), ("data", false)]);
+        assert!(events[0].data.len() <= 20);
+        assert_eq!(events[1].data, b"short");
     }
 
     proptest! {

@@ -1,0 +1,232 @@
+//! What a client asks of a stream at an edge, as far as an edge needs to know it.
+//!
+//! What is not understood here goes to the origin as it is, which says what is wrong with it.
+
+use std::borrow::Cow;
+
+use http::header;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use pingora::http::RequestHeader;
+use std::sync::Arc;
+
+use super::cache::Scope;
+use crate::protocol::names;
+use crate::protocol::request::{Mode, is_base64};
+use crate::upstream::ClientFacts;
+
+/// A read.
+pub struct Asked {
+    /// How it waits; `None`: it is not clear, and the origin's to say.
+    pub(super) mode: Option<Mode>,
+    /// Where it begins, as an offset, `-1` or `now`; `None`: it does not say, or not clearly.
+    pub(super) offset: Option<Arc<str>>,
+    /// The `cursor` parameter, if it is one of ours.
+    pub(super) cursor: Option<u64>,
+    pub(super) if_none_match: Option<String>,
+    /// Whether events are to carry exact bytes.
+    pub(super) base64: bool,
+    pub(super) subject: Subject,
+}
+
+/// What is read, and by whom: readers for whom it is the same share one subscription.
+#[derive(Clone)]
+pub(super) struct Subject {
+    /// The place of the stream's home among the origins.
+    pub(super) home: usize,
+    /// The path as it is decoded, by which the stream is known whoever writes it how.
+    pub(super) stream: Arc<str>,
+    /// What else decides about an answer beside the offset: what tells apart the route, the path as
+    /// it was written, and the parameters that are not the protocol's, in order.
+    pub(super) variant: Variant,
+    pub(super) scope: Scope,
+    /// The request, for asking the origin in the caller's name.
+    pub(super) head: Arc<RequestHeader>,
+    pub(super) client: ClientFacts,
+}
+
+/// What decides about an answer beside the stream, the offset and the caller.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct Variant {
+    /// What tells the route's requests from those of others at the same origin.
+    pub(super) route: Arc<str>,
+    pub(super) path: Arc<str>,
+    /// `name=value` each, sorted.
+    pub(super) parameters: Arc<str>,
+}
+
+/// What stays as it is in the value of a parameter.
+const IN_VALUES: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~');
+
+/// The parameters of a read.
+pub(super) struct Parameters {
+    pub(super) mode: Mode,
+    pub(super) offset: Option<Arc<str>>,
+    pub(super) cursor: Option<u64>,
+    /// The others, sorted.
+    pub(super) others: Arc<str>,
+}
+
+impl Parameters {
+    /// Reads a query; `None` if it is not clear what it asks for.
+    pub(super) fn read(query: &str) -> Option<Self> {
+        let (mut offset, mut live, mut cursor) = (None, None, None);
+        let mut others = Vec::new();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let place = match name {
+                names::OFFSET => &mut offset,
+                names::LIVE => &mut live,
+                names::CURSOR => &mut cursor,
+                _ => {
+                    others.push(pair);
+                    continue;
+                }
+            };
+            let value = percent_decode_str(value).decode_utf8().ok()?;
+            if place.replace(value).is_some() {
+                return None;
+            }
+        }
+        let mode = match live.as_deref() {
+            None => Mode::CatchUp,
+            Some("long-poll") => Mode::LongPoll,
+            Some("sse") => Mode::Sse,
+            Some(_) => return None,
+        };
+        if offset.as_deref() == Some("") || (mode != Mode::CatchUp && offset.is_none()) {
+            return None;
+        }
+        others.sort_unstable();
+        Some(Self {
+            mode,
+            offset: offset.map(Arc::from),
+            cursor: cursor.and_then(|cursor: Cow<'_, str>| cursor.parse().ok()),
+            others: others.join("&").into(),
+        })
+    }
+}
+
+impl Asked {
+    pub(super) fn new(parameters: Option<Parameters>, subject: Subject) -> Self {
+        let headers = &subject.head.headers;
+        let if_none_match = headers.get(header::IF_NONE_MATCH);
+        let if_none_match = if_none_match.and_then(|value| value.to_str().ok());
+        Self {
+            mode: parameters.as_ref().map(|read| read.mode),
+            cursor: parameters.as_ref().and_then(|read| read.cursor),
+            offset: parameters.and_then(|read| read.offset),
+            if_none_match: if_none_match.map(str::to_owned),
+            base64: is_base64(headers),
+            subject,
+        }
+    }
+
+    /// How it waits.
+    pub fn mode(&self) -> Mode {
+        self.mode.unwrap_or(Mode::CatchUp)
+    }
+
+    /// Where it begins.
+    pub fn offset(&self) -> &str {
+        self.offset.as_deref().unwrap_or("-1")
+    }
+}
+
+impl Subject {
+    /// The path and query of a read from an offset, in one spelling. `live` are further parameters
+    /// of the protocol, which come before `offset` in order.
+    pub(super) fn target(&self, offset: Option<&str>, live: &[(&str, &str)]) -> String {
+        let own = live.iter().copied();
+        let own = own.chain(offset.map(|offset| (names::OFFSET, offset)));
+        let own: Vec<String> = own
+            .map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, IN_VALUES)))
+            .collect();
+        let others = self.variant.parameters.split('&');
+        let mut all: Vec<&str> = others.filter(|pair| !pair.is_empty()).collect();
+        all.extend(own.iter().map(String::as_str));
+        all.sort_unstable();
+        let separator = if all.is_empty() { "" } else { "?" };
+        format!("{}{separator}{}", self.variant.path, all.join("&"))
+    }
+
+    /// What the answer to a catch-up read is kept under, beside the stream and the caller.
+    pub(super) fn range(&self, offset: Option<&str>) -> String {
+        format!("{} {}", self.variant.route, self.target(offset, &[]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(query: &str) -> Option<(Mode, Option<String>, Option<u64>, String)> {
+        let read = Parameters::read(query)?;
+        let offset = read.offset.map(|offset| offset.to_string());
+        Some((read.mode, offset, read.cursor, read.others.to_string()))
+    }
+
+    #[test]
+    fn parameters_are_read() {
+        let offset = |text: &str| Some(text.to_owned());
+        for (query, expected) in [
+            ("", (Mode::CatchUp, None, None, "")),
+            ("offset=a%2Db", (Mode::CatchUp, offset("a-b"), None, "")),
+            (
+                "z=1&live=sse&cursor=7&offset=now&a=2&&b",
+                (Mode::Sse, offset("now"), Some(7), "a=2&b&z=1"),
+            ),
+            (
+                "live=long-poll&offset=-1&cursor=x",
+                (Mode::LongPoll, offset("-1"), None, ""),
+            ),
+        ] {
+            let (mode, offset, cursor, others) = expected;
+            let expected = (mode, offset, cursor, others.to_owned());
+            assert_eq!(read(query), Some(expected), "{query}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_clear_is_for_the_origin() {
+        for query in [
+            "offset=1&offset=2",
+            "offset=",
+            "live=sse",
+            "live=long-poll&offset=",
+            "offset=1&live=other",
+            "offset=1&live=sse&live=sse",
+            "offset=%ff",
+        ] {
+            assert_eq!(read(query), None, "{query}");
+        }
+    }
+
+    #[test]
+    fn targets_have_one_spelling() {
+        let subject = |others: &str| Subject {
+            home: 0,
+            stream: "/s".into(),
+            variant: Variant {
+                route: "".into(),
+                path: "/s".into(),
+                parameters: others.into(),
+            },
+            scope: Scope::Anonymous,
+            head: Arc::new(RequestHeader::build("GET", b"/s", None).unwrap()),
+            client: ClientFacts {
+                address: None,
+                encrypted: false,
+            },
+        };
+        assert_eq!(subject("").target(None, &[]), "/s");
+        assert_eq!(subject("").target(Some("a/b"), &[]), "/s?offset=a%2Fb");
+        assert_eq!(
+            subject("b=1&z=2").target(Some("-1"), &[("live", "sse")]),
+            "/s?b=1&live=sse&offset=-1&z=2"
+        );
+    }
+}

@@ -1,0 +1,195 @@
+//! An answer that is kept in memory, and what is made of one.
+
+use super::terms::Terms;
+use super::{CacheStatus, Cached, CachedBody};
+use crate::protocol::reply;
+use crate::types::UnixMs;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::status::CACHE_STATUS;
+
+/// A whole answer.
+pub(super) struct Entry {
+    pub(super) headers: Arc<HeaderMap>,
+    pub(super) terms: Terms,
+    pub(super) body: Bytes,
+    /// When its place among those that were used last was renewed.
+    used_ms: AtomicU64,
+    /// Until when it is given although it is stale, because the origin was away just now.
+    excused_until_ms: AtomicU64,
+}
+
+/// How often at most an entry that is used moves to the front. What is used all the time need not
+/// take a lock each time.
+const USE_INTERVAL_MS: u64 = 100;
+
+/// For how long an origin that is away is not asked again for the same.
+const EXCUSE_MS: u64 = 1000;
+
+/// What an entry takes besides its body: its headers, roughly, and its places in the index.
+const OVERHEAD_BYTES: usize = 2048;
+
+impl Entry {
+    pub(super) fn new(headers: Arc<HeaderMap>, terms: Terms, body: Bytes) -> Self {
+        Self {
+            headers,
+            terms,
+            body,
+            used_ms: AtomicU64::new(0),
+            excused_until_ms: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn etag(&self) -> Option<&HeaderValue> {
+        self.headers.get(header::ETAG)
+    }
+
+    /// The memory that it takes.
+    pub(super) fn weight(&self) -> usize {
+        self.body.len() + OVERHEAD_BYTES
+    }
+
+    /// Whether its use is to be written down.
+    pub(super) fn begin_use(&self, now_ms: UnixMs) -> bool {
+        let used_ms = self.used_ms.load(Ordering::Relaxed);
+        let due = now_ms.saturating_sub(used_ms) >= USE_INTERVAL_MS;
+        if due {
+            self.used_ms.store(now_ms, Ordering::Relaxed);
+        }
+        due
+    }
+
+    /// Lets it be given for a moment although it is stale.
+    pub(super) fn excuse(&self, now_ms: UnixMs) {
+        let until_ms = now_ms.saturating_add(EXCUSE_MS);
+        self.excused_until_ms.store(until_ms, Ordering::Relaxed);
+    }
+
+    /// How it is given from memory now, if it is.
+    pub(super) fn ready(&self, now_ms: UnixMs) -> Option<CacheStatus> {
+        if self.terms.is_fresh(now_ms) {
+            return Some(CacheStatus::Hit);
+        }
+        let excused = now_ms < self.excused_until_ms.load(Ordering::Relaxed);
+        excused.then(|| self.stale(now_ms))
+    }
+
+    pub(super) fn stale(&self, now_ms: UnixMs) -> CacheStatus {
+        CacheStatus::Stale {
+            seconds: now_ms.saturating_sub(self.terms.fresh_until_ms) / 1000,
+        }
+    }
+
+    /// The answer made of it.
+    pub(super) fn answer(
+        &self,
+        if_none_match: Option<&str>,
+        status: CacheStatus,
+        now_ms: UnixMs,
+    ) -> Cached {
+        let age_seconds = Some(self.terms.age_seconds(now_ms));
+        if is_unchanged(&self.headers, if_none_match) {
+            return Cached::not_modified(&self.headers, status, age_seconds);
+        }
+        Cached {
+            status: StatusCode::OK,
+            headers: self.headers.clone(),
+            body: CachedBody::Full(self.body.clone()),
+            cache_status: status,
+            age_seconds,
+        }
+    }
+}
+
+impl Cached {
+    /// A 304 for an answer with these headers.
+    pub(super) fn not_modified(
+        headers: &HeaderMap,
+        cache_status: CacheStatus,
+        age_seconds: Option<u64>,
+    ) -> Self {
+        let mut headers = headers.clone();
+        for name in OF_THE_BODY {
+            headers.remove(name);
+        }
+        Self {
+            status: StatusCode::NOT_MODIFIED,
+            headers: Arc::new(headers),
+            body: CachedBody::Empty,
+            cache_status,
+            age_seconds,
+        }
+    }
+}
+
+/// What describes the body, and is not repeated when there is none.
+const OF_THE_BODY: [HeaderName; 5] = [
+    header::CONTENT_TYPE,
+    header::CONTENT_LENGTH,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LANGUAGE,
+    header::CONTENT_RANGE,
+];
+
+/// Whether a client has an answer with these headers already.
+pub(super) fn is_unchanged(headers: &HeaderMap, if_none_match: Option<&str>) -> bool {
+    let Some(given) = if_none_match else {
+        return false;
+    };
+    let etag = headers.get(header::ETAG).and_then(|tag| tag.to_str().ok());
+    // Weak tags are equal to strong ones here.
+    let etag = etag.map(|tag| tag.strip_prefix("W/").unwrap_or(tag));
+    etag.is_some_and(|etag| reply::matches_etag(given, etag))
+}
+
+/// The headers that are the same for all who get an answer.
+pub(super) fn shared_headers(mut headers: HeaderMap) -> HeaderMap {
+    for name in [header::AGE, header::CONTENT_LENGTH, CACHE_STATUS] {
+        headers.remove(name);
+    }
+    headers
+}
+
+/// The headers of an answer that a 304 with headers of its own says is unchanged (RFC 9111,
+/// section 3.2).
+pub(super) fn refreshed_headers(kept: &HeaderMap, mut given: HeaderMap) -> HeaderMap {
+    for name in OF_THE_BODY {
+        given.remove(name);
+    }
+    let mut headers = kept.clone();
+    for name in given.keys() {
+        headers.remove(name);
+    }
+    for (name, value) in &given {
+        headers.append(name, value.clone());
+    }
+    headers
+}
+
+/// Bytes of an answer with the room in memory that they take, which is given back when nobody has
+/// them any longer: neither the cache nor a client that takes them slowly.
+struct Held {
+    bytes: Vec<u8>,
+    /// Where the body begins.
+    begin: usize,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[self.begin..]
+    }
+}
+
+/// The bytes from `begin` on, which hold `room`.
+pub(super) fn hold(bytes: Vec<u8>, begin: usize, room: OwnedSemaphorePermit) -> Bytes {
+    Bytes::from_owner(Held {
+        bytes,
+        begin,
+        _room: room,
+    })
+}

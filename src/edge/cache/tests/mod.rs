@@ -1,0 +1,7 @@
+//! The cache against an origin that does what a test says, on a real directory.
+
+mod disk;
+mod flights;
+mod freshness;
+mod model;
+mod world;

@@ -1,0 +1,311 @@
+//! Following a stream at its home: by SSE or, where that would not carry its bytes exactly, by
+//! long-polls; from where it was, whenever the connection ends.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+
+use super::answer::Answer;
+use super::cache::Fetched;
+use super::fetch::OriginRead;
+use super::origin_sse::{OriginEvents, data_of};
+use super::ring::RING_BYTES_MAX;
+use super::route::Route;
+use super::subscription::{News, Replaced, Subscription};
+use crate::observe::metrics::UpstreamFailure;
+use crate::protocol::names;
+use crate::types::Kind;
+
+/// A connection that lived so long is no failure, however it ends.
+const LIFE_MIN: Duration = Duration::from_secs(1);
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+
+/// Follows a stream until nobody has been reading for a time, or until nothing can follow.
+pub(super) async fn follow(route: Arc<Route>, subscription: Arc<Subscription>) {
+    let mut follower = Follower {
+        route: route.clone(),
+        subscription: subscription.clone(),
+        way: Way::Sse,
+        identity: None,
+    };
+    let ended = tokio::select! {
+        biased;
+        () = subscription.gone() => None,
+        () = route.edge.stop.cancelled() => None,
+        () = unread(&route, &subscription) => None,
+        ended = Box::pin(follower.run()) => Some(ended),
+    };
+    match ended {
+        Some(Ended::Gone) => {
+            let subject = &subscription.subject;
+            route.forget(subject.home, &subject.stream).await;
+        }
+        Some(Ended::Refused) => subscription.set_gone(),
+        Some(Ended::Closed) | None => {}
+    }
+    route.edge.subscriptions.remove(&route, &subscription);
+}
+
+/// Returns once nobody has been reading for a time, and nobody can begin any more.
+async fn unread(route: &Route, subscription: &Arc<Subscription>) {
+    loop {
+        subscription.left_for(route.linger).await;
+        if route.edge.subscriptions.remove_unread(route, subscription) {
+            return;
+        }
+    }
+}
+
+/// How a stream is followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Sse,
+    LongPoll,
+}
+
+/// Why a stream is followed no longer.
+enum Ended {
+    Closed,
+    /// It is gone, or another one is at its path.
+    Gone,
+    /// These readers may not read it any more.
+    Refused,
+}
+
+/// How a connection ended.
+enum Turn {
+    Ended(Ended),
+    /// The origin let go, for the next one to begin.
+    Recycled,
+    Failed(UpstreamFailure),
+    /// It would not carry all bytes exactly.
+    Unfit,
+}
+
+impl From<Replaced> for Turn {
+    fn from(_: Replaced) -> Self {
+        Self::Ended(Ended::Gone)
+    }
+}
+
+impl From<UpstreamFailure> for Turn {
+    fn from(failure: UpstreamFailure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+struct Follower {
+    route: Arc<Route>,
+    subscription: Arc<Subscription>,
+    way: Way,
+    /// Who the stream is, where the origin says so.
+    identity: Option<HeaderValue>,
+}
+
+impl Follower {
+    async fn run(&mut self) -> Ended {
+        let mut failures = 0;
+        loop {
+            let began = Instant::now();
+            let turn = match self.way {
+                Way::Sse => self.by_sse().await,
+                Way::LongPoll => self.by_long_polls().await,
+            };
+            self.subscription.set_connecting();
+            let lived = began.elapsed() >= LIFE_MIN;
+            if lived {
+                failures = 0;
+            }
+            match turn {
+                Turn::Ended(ended) => return ended,
+                Turn::Unfit => {
+                    self.way = Way::LongPoll;
+                    continue;
+                }
+                Turn::Recycled | Turn::Failed(UpstreamFailure::Timeout) if lived => continue,
+                Turn::Recycled => {}
+                Turn::Failed(failure) => self.report(failure, failures),
+            }
+            self.route.metrics().reconnects.inc();
+            tokio::time::sleep(backoff(failures)).await;
+            failures += 1;
+        }
+    }
+
+    /// Once for each time that the origin is away.
+    fn report(&self, failure: UpstreamFailure, failures: u32) {
+        if failures == 0 {
+            let stream = &*self.subscription.subject.stream;
+            let reason = failure.as_str();
+            tracing::warn!(
+                stream,
+                reason,
+                "a stream is not followed until its origin is back"
+            );
+        }
+    }
+
+    /// Follows by one SSE connection, and tells how it ended.
+    async fn by_sse(&mut self) -> Turn {
+        match self.sse().await {
+            Ok(turn) | Err(turn) => turn,
+        }
+    }
+
+    async fn sse(&mut self) -> Result<Turn, Turn> {
+        let exact = HeaderValue::from_static("base64");
+        let accept = HeaderValue::from_static("text/event-stream");
+        let headers = vec![
+            (names::STREAM_SSE_DATA_ENCODING, exact),
+            (header::ACCEPT, accept),
+        ];
+        let tail = self.subscription.tail();
+        let subject = &self.subscription.subject;
+        let read = OriginRead::live(&self.route, subject, &tail, &[("live", "sse")], headers);
+        let answer = self.connect(&read).await?;
+        let kind = self.subscription.kind;
+        let headers = &answer.headers;
+        let base64 = headers.contains_key(names::STREAM_SSE_DATA_ENCODING);
+        let content_type = headers.get(header::CONTENT_TYPE);
+        let is_events = content_type.is_some_and(|value| {
+            value
+                .as_bytes()
+                .to_ascii_lowercase()
+                .starts_with(b"text/event-stream")
+        });
+        if !is_events || (kind == Kind::Text && !base64) {
+            return Err(Turn::Unfit);
+        }
+        self.identify(headers.get(names::STREAM_ID))?;
+        let mut events = OriginEvents::new(kind, base64);
+        let mut body = answer.body;
+        while let Some(piece) = body.next().await? {
+            let all = events.push(&piece).map_err(|error| {
+                tracing::warn!(%error, "an origin's events make no sense");
+                Turn::Failed(UpstreamFailure::Protocol)
+            })?;
+            for news in all {
+                let closed = news.closed.is_some();
+                self.subscription.push(news)?;
+                if closed {
+                    return Ok(Turn::Ended(Ended::Closed));
+                }
+            }
+        }
+        Ok(Turn::Recycled)
+    }
+
+    /// Notices that the stream was deleted and created again.
+    fn identify(&mut self, said: Option<&HeaderValue>) -> Result<(), Turn> {
+        let Some(said) = said else { return Ok(()) };
+        let replaced = self.identity.as_ref().is_some_and(|known| known != said);
+        let subject = &self.subscription.subject;
+        let contradicts = said
+            .to_str()
+            .is_ok_and(|identity| self.route.is_replaced(subject, identity));
+        self.identity = Some(said.clone());
+        if replaced || contradicts {
+            return Err(Replaced.into());
+        }
+        Ok(())
+    }
+
+    /// Asks the origin, together with few others at one time.
+    async fn connect(&self, read: &OriginRead) -> Result<Fetched, Turn> {
+        let home = &self.route.origins.all()[self.subscription.subject.home];
+        let _permit = home.connecting.acquire().await;
+        let answer = read.send(None).await?;
+        judge(answer.status, &answer.headers)?;
+        Ok(answer)
+    }
+
+    /// Follows by long-polls until one fails.
+    async fn by_long_polls(&mut self) -> Turn {
+        match self.long_polls().await {
+            Ok(turn) | Err(turn) => turn,
+        }
+    }
+
+    async fn long_polls(&mut self) -> Result<Turn, Turn> {
+        let subject = self.subscription.subject.clone();
+        let tail = self.subscription.tail();
+        // The first one does not wait: so it is soon known that nothing was missed.
+        let read = OriginRead::catch_up(&self.route, &subject, Some(&tail));
+        let mut answer = self.connect(&read).await?;
+        let mut cursor: Option<String> = None;
+        loop {
+            self.route
+                .learn(&subject, answer.status, &answer.headers)
+                .await;
+            let said = answer.headers.get(names::STREAM_CURSOR);
+            cursor = said
+                .and_then(|said| said.to_str().ok())
+                .map(str::to_owned)
+                .or(cursor);
+            if self.take(answer).await? {
+                return Ok(Turn::Ended(Ended::Closed));
+            }
+            let tail = self.subscription.tail();
+            let mut parameters = vec![("live", "long-poll")];
+            parameters.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
+            let read = OriginRead::live(&self.route, &subject, &tail, &parameters, Vec::new());
+            answer = read.send(None).await?;
+            judge(answer.status, &answer.headers)?;
+        }
+    }
+
+    /// Takes what a catch-up or long-poll answer says, and tells whether the stream is closed.
+    async fn take(&self, answer: Fetched) -> Result<bool, Turn> {
+        let mut answer = Answer::from_origin(answer);
+        let next = answer.next_offset();
+        let next = next.ok_or(Turn::Failed(UpstreamFailure::Protocol))?;
+        let mut body = BytesMut::new();
+        let mut is_cut = false;
+        while let Some(piece) = answer
+            .body
+            .next()
+            .await
+            .map_err(|_| UpstreamFailure::Broken)?
+        {
+            is_cut |= body.len() + piece.len() > RING_BYTES_MAX;
+            if !is_cut {
+                body.extend_from_slice(&piece);
+            }
+        }
+        let data = data_of(self.subscription.kind, body.freeze());
+        let closed = answer.is_closed();
+        self.subscription.push(News {
+            body: data.filter(|_| !is_cut),
+            next,
+            up_to_date: answer.is_up_to_date(),
+            closed: closed.then(|| answer.end()),
+        })?;
+        Ok(closed)
+    }
+}
+
+/// What the status of an origin's answer means for a stream that is followed.
+fn judge(status: StatusCode, headers: &HeaderMap) -> Result<(), Turn> {
+    let trimmed = headers.contains_key(names::STREAM_EARLIEST_OFFSET);
+    match status {
+        StatusCode::OK | StatusCode::NO_CONTENT => Ok(()),
+        StatusCode::NOT_FOUND => Err(Turn::Ended(Ended::Gone)),
+        StatusCode::GONE if !trimmed => Err(Turn::Ended(Ended::Gone)),
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
+            Err(Turn::Failed(UpstreamFailure::Timeout))
+        }
+        status if status.is_server_error() => Err(Turn::Failed(UpstreamFailure::Broken)),
+        _ => Err(Turn::Ended(Ended::Refused)),
+    }
+}
+
+/// A random time, so that those who lost the same origin do not come back together.
+fn backoff(failures: u32) -> Duration {
+    let most = BACKOFF_MIN
+        .saturating_mul(1 << failures.min(16))
+        .min(BACKOFF_MAX);
+    most.mul_f64(rand::random())
+}

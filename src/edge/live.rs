@@ -1,0 +1,212 @@
+//! GET that waits, at an edge: long-poll and SSE (protocol, sections 5.7 and 5.8).
+
+use std::sync::Arc;
+
+use http::{HeaderValue, StatusCode, header};
+use tokio::time::{Instant, timeout_at};
+
+use super::answer::Answer;
+use super::asked::Asked;
+use super::cache::CACHE_STATUS;
+use super::reader::{Begun, Events, Reader};
+use super::route::Route;
+use super::subscription::{Data, Look};
+use crate::observe::metrics::Live;
+use crate::protocol::names;
+use crate::protocol::reply::{self, Head};
+use crate::protocol::sse::Encoding;
+use crate::serve::{Body, Reply, ServeError, Sse};
+use crate::types::StreamEnd;
+
+/// What the edge knew without asking.
+const HIT: HeaderValue = HeaderValue::from_static("headwater; hit; detail=live");
+
+impl Route {
+    pub(super) async fn sse(self: &Arc<Self>, asked: Asked) -> Result<Reply, ServeError> {
+        let reader_permit = self.edge.server.live_reader(Live::Sse)?;
+        let (reader, begin) = match Box::pin(Reader::begin(self, &asked)).await? {
+            Begun::Along(reader) => (reader, None),
+            Begun::Behind(reader, answer) => (reader, Some(answer)),
+            Begun::Refused(answer) => return Ok(answer.into_reply(self)),
+        };
+        let encoding = Encoding::of(reader.kind, asked.base64);
+        let mut head = Head::lean(StatusCode::OK, self.settings.cors);
+        reply::set_sse(&mut head, encoding);
+        if asked.base64
+            && let Some(id) = self
+                .edge
+                .identities
+                .known(&self.stream_key(asked.subject.home, &asked.subject.stream))
+        {
+            head.set_text(names::STREAM_ID, &id);
+        }
+        self.mark_answer(&mut head, begin.as_ref());
+        let events = Events::new(reader, encoding, asked.cursor, begin);
+        let server = self.edge.server.clone();
+        let sse = Sse::new(
+            server,
+            Box::new(events),
+            &self.settings,
+            None,
+            reader_permit,
+        );
+        Ok(Reply {
+            head,
+            body: Body::Live(Box::new(sse)),
+        })
+    }
+
+    pub(super) async fn long_poll(self: &Arc<Self>, asked: Asked) -> Result<Reply, ServeError> {
+        let _reader = self.edge.server.live_reader(Live::LongPoll)?;
+        let deadline = Instant::now() + self.settings.long_poll_timeout;
+        let mut reader = match Box::pin(Reader::begin(self, &asked)).await? {
+            Begun::Along(reader) => reader,
+            Begun::Refused(answer) => return Ok(answer.into_reply(self)),
+            Begun::Behind(mut reader, mut answer) => {
+                if !answer
+                    .is_empty(reader.kind)
+                    .await
+                    .map_err(|_| ServeError::OriginAway)?
+                {
+                    return Ok(self.with_data(answer, &asked));
+                }
+                reader.pass(&answer);
+                reader
+            }
+        };
+        loop {
+            match reader.look()? {
+                Look::Data(data) => return Ok(self.delivered(&reader, &data, &asked)),
+                Look::Closed(end) => {
+                    let closed = Some(end.as_deref());
+                    return Ok(self.nothing_new(&reader.at, closed, &asked));
+                }
+                Look::Nothing { .. } => {
+                    let moved = timeout_at(deadline, reader.moved());
+                    let moved = self.edge.server.draining.run_until_cancelled(moved).await;
+                    if !matches!(moved, Some(Ok(()))) {
+                        return self.waited(reader, &asked).await;
+                    }
+                }
+                Look::Behind | Look::Gone => return self.look_again(reader, &asked).await,
+            }
+        }
+    }
+
+    /// The answer of a long-poll that waited in vain.
+    async fn waited(
+        self: &Arc<Self>,
+        mut reader: Reader,
+        asked: &Asked,
+    ) -> Result<Reply, ServeError> {
+        if reader.awaits_written() {
+            // It would be told that there is nothing, and it was told otherwise.
+            return self.look_again(reader, asked).await;
+        }
+        match reader.look()? {
+            Look::Data(data) => Ok(self.delivered(&reader, &data, asked)),
+            Look::Closed(end) => Ok(self.nothing_new(&reader.at, Some(end.as_deref()), asked)),
+            _ => Ok(self.nothing_new(&reader.at, None, asked)),
+        }
+    }
+
+    /// The answer of a long-poll by what the origin says now.
+    async fn look_again(
+        self: &Arc<Self>,
+        mut reader: Reader,
+        asked: &Asked,
+    ) -> Result<Reply, ServeError> {
+        let mut answer = reader.catch_up().await?;
+        if answer.status != StatusCode::OK {
+            return Ok(answer.into_reply(self));
+        }
+        if !answer
+            .is_empty(reader.kind)
+            .await
+            .map_err(|_| ServeError::OriginAway)?
+        {
+            return Ok(self.with_data(answer, asked));
+        }
+        reader.pass(&answer);
+        let end = reader.closed.as_ref().map(Option::as_deref);
+        Ok(self.nothing_new(&reader.at, end, asked))
+    }
+
+    /// A catch-up answer as one to a long-poll.
+    fn with_data(&self, answer: Answer, asked: &Asked) -> Reply {
+        let closed = answer.is_closed();
+        let known = answer.is_known(asked.if_none_match.as_deref());
+        let mut reply = answer.into_reply(self);
+        if known {
+            reply.head.status = StatusCode::NOT_MODIFIED;
+            reply.body = Body::Empty;
+        }
+        if !closed {
+            let cursor = self.edge.server.cursor(asked.cursor);
+            reply.head.set_number(names::STREAM_CURSOR, cursor);
+        }
+        reply
+    }
+
+    /// What the subscription has, as an answer to a long-poll.
+    fn delivered(&self, reader: &Reader, data: &Data, asked: &Asked) -> Reply {
+        let end = data.closed.as_ref().map(Option::as_deref);
+        let mut head = self.live_head(StatusCode::OK, &data.next, end, asked);
+        head.set_text(header::CONTENT_TYPE, &reader.content_type);
+        head.set_up_to_date(data.up_to_date);
+        let letter = match (data.closed.is_some(), data.up_to_date) {
+            (true, _) => ":c",
+            (false, true) => ":t",
+            (false, false) => "",
+        };
+        let tag = format!("\"{}:{}{letter}\"", reader.at, data.next);
+        let known = asked.if_none_match.as_deref();
+        let known = known.is_some_and(|known| reply::matches_etag(known, &tag));
+        head.set_string(header::ETAG, tag);
+        let body = if known {
+            head.status = StatusCode::NOT_MODIFIED;
+            Body::Empty
+        } else {
+            Body::Full(data.body(reader.kind))
+        };
+        Reply { head, body }
+    }
+
+    fn nothing_new(&self, at: &str, closed: Option<Option<&StreamEnd>>, asked: &Asked) -> Reply {
+        let mut head = self.live_head(StatusCode::NO_CONTENT, at, closed, asked);
+        head.set_up_to_date(true);
+        Reply {
+            head,
+            body: Body::Empty,
+        }
+    }
+
+    /// The head of an answer to a long-poll; `closed` says how the stream ended, if it did.
+    fn live_head(
+        &self,
+        status: StatusCode,
+        next: &str,
+        closed: Option<Option<&StreamEnd>>,
+        asked: &Asked,
+    ) -> Head {
+        let mut head = Head::new(status, self.settings.cors);
+        head.set_text(names::STREAM_NEXT_OFFSET, next);
+        head.set_closed(closed.is_some(), closed.flatten());
+        if closed.is_none() {
+            let cursor = self.edge.server.cursor(asked.cursor);
+            head.set_number(names::STREAM_CURSOR, cursor);
+        }
+        // For whom it may be kept is known to the origin alone.
+        head.set_no_store();
+        self.mark_answer(&mut head, None);
+        head
+    }
+
+    /// Says on an answer of this edge where it came from.
+    fn mark_answer(&self, head: &mut Head, begin: Option<&Answer>) {
+        let status = begin.map_or(HIT, Answer::cache_status);
+        head.set(CACHE_STATUS, status);
+        let (name, value) = self.via.entry();
+        head.set(name, value);
+    }
+}

@@ -1,0 +1,270 @@
+//! A route by which streams of origins are served.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use pingora::http::{RequestHeader, ResponseHeader};
+use ring::hmac;
+
+use super::Edge;
+use super::answer::Answer;
+use super::asked::{Asked, Parameters, Subject, Variant};
+use super::cache::{Purge, Scope};
+use super::fetch::OriginRead;
+use super::identities::{Learned, identity};
+use super::origins::Origins;
+use super::via::Via;
+use crate::config::{Origin, Streams};
+use crate::observe::metrics::{EdgeMetrics, UpstreamMetrics};
+use crate::protocol::names;
+use crate::protocol::request::Mode;
+use crate::serve::{Reply, ServeError};
+use crate::upstream::{ClientFacts, UpstreamError, Upstreams};
+
+/// A route by which streams of origins are served.
+pub struct Route {
+    pub(super) edge: Arc<Edge>,
+    pub settings: Streams,
+    pub(super) origins: Origins,
+    pub(super) via: Via,
+    pub(super) linger: std::time::Duration,
+    credentials: Vec<HeaderName>,
+    shared: bool,
+    preserve_host: bool,
+    /// What tells answers to this route from those to other routes with the same origins.
+    name: Arc<str>,
+    key: hmac::Key,
+}
+
+/// Where a request is to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Home(usize);
+
+impl Home {
+    /// Its place among [`Route::homes`].
+    pub fn place(self) -> usize {
+        self.0
+    }
+}
+
+impl Route {
+    /// Its origins are checked until the edge stops. Must be called on a Tokio runtime.
+    pub fn new(
+        edge: Arc<Edge>,
+        settings: Streams,
+        origin: &Origin,
+        metrics: Arc<UpstreamMetrics>,
+    ) -> Result<Arc<Self>, UpstreamError> {
+        let secret = edge.server.log.secret();
+        let header = |name: &String| HeaderName::try_from(name).ok();
+        Ok(Arc::new(Self {
+            origins: Origins::new(origin, &metrics, &edge.stop)?,
+            via: Via::new(origin.name.as_deref()),
+            linger: origin.linger,
+            credentials: origin.credentials.iter().filter_map(header).collect(),
+            shared: origin.shared,
+            preserve_host: origin.preserve_host,
+            name: name(origin).into(),
+            key: hmac::Key::new(hmac::HMAC_SHA256, &secret),
+            edge,
+            settings,
+        }))
+    }
+
+    /// Each origin, and how requests come to it.
+    pub fn homes(&self) -> impl Iterator<Item = (Home, &Arc<Upstreams>)> {
+        let all = self.origins.all().iter().enumerate();
+        all.map(|(place, origin)| (Home(place), &origin.upstreams))
+    }
+
+    /// Where the stream with this path below the route has its home.
+    pub fn home(&self, below: &str) -> Home {
+        Home(self.origins.home(below))
+    }
+
+    /// Refuses a request that has been here before.
+    pub fn check_loop(&self, request: &HeaderMap) -> Result<(), ServeError> {
+        if self.via.has_passed(request) {
+            return Err(ServeError::Loop);
+        }
+        Ok(())
+    }
+
+    /// The figures of edge routes.
+    pub fn metrics(&self) -> &Arc<EdgeMetrics> {
+        &self.edge.server.metrics.edge
+    }
+
+    /// What a GET asks for. `path` is that of its URL, decoded.
+    pub fn asked(&self, head: RequestHeader, client: ClientFacts, home: Home, path: &str) -> Asked {
+        let parameters = Parameters::read(head.uri.query().unwrap_or_default());
+        let others = parameters.as_ref().map(|read| read.others.clone());
+        let subject = self.subject(head, client, home, path, others.unwrap_or_default());
+        Asked::new(parameters, subject)
+    }
+
+    fn subject(
+        &self,
+        head: RequestHeader,
+        client: ClientFacts,
+        home: Home,
+        path: &str,
+        parameters: Arc<str>,
+    ) -> Subject {
+        let host = head
+            .headers
+            .get(header::HOST)
+            .filter(|_| self.preserve_host);
+        let host = host.and_then(|host| host.to_str().ok());
+        let route = match host {
+            Some(host) => format!("{}@{host}", self.name).into(),
+            None => self.name.clone(),
+        };
+        Subject {
+            home: home.0,
+            stream: path.into(),
+            variant: Variant {
+                route,
+                path: head.uri.path().into(),
+                parameters,
+            },
+            scope: self.scope(&head.headers),
+            head: Arc::new(head),
+            client,
+        }
+    }
+
+    /// Who may be given the same answers as whoever sent these headers.
+    fn scope(&self, headers: &HeaderMap) -> Scope {
+        if self.shared {
+            return Scope::Shared;
+        }
+        let mut context = hmac::Context::with_key(&self.key);
+        let mut some = false;
+        for name in &self.credentials {
+            for value in headers.get_all(name) {
+                some = true;
+                for part in [name.as_str().as_bytes(), value.as_bytes()] {
+                    context.update(&(part.len() as u64).to_be_bytes());
+                    context.update(part);
+                }
+            }
+        }
+        if !some {
+            return Scope::Anonymous;
+        }
+        let mut digest = [0; 32];
+        digest.copy_from_slice(context.sign().as_ref());
+        Scope::Caller(digest)
+    }
+
+    /// Answers a GET.
+    pub async fn read(self: &Arc<Self>, asked: Asked) -> Result<Reply, ServeError> {
+        match asked.mode {
+            None => {
+                let read = OriginRead::as_it_is(self, &asked.subject);
+                let answer = Answer::bypass(&read).await?;
+                Ok(answer.into_reply(self))
+            }
+            Some(Mode::CatchUp) => {
+                let tag = asked.if_none_match.as_deref();
+                let offset = asked.offset.as_deref();
+                let answer = self.catch_up(&asked.subject, offset, tag).await?;
+                Ok(answer.into_reply(self))
+            }
+            Some(Mode::LongPoll) => self.long_poll(asked).await,
+            Some(Mode::Sse) => self.sse(asked).await,
+        }
+    }
+
+    /// The name under which what is known of a stream is kept.
+    pub(super) fn stream_key(&self, home: usize, path: &str) -> Arc<str> {
+        format!("{} {path}", self.origins.all()[home].name).into()
+    }
+
+    /// Learns from the head of an origin's answer whether the stream is still the one it was.
+    pub(super) async fn learn(&self, subject: &Subject, status: StatusCode, headers: &HeaderMap) {
+        let trimmed = headers.contains_key(names::STREAM_EARLIEST_OFFSET);
+        let gone = match status {
+            StatusCode::NOT_FOUND => true,
+            StatusCode::GONE => !trimmed,
+            _ => false,
+        };
+        let identity = identity(headers);
+        let replaced = identity.is_some_and(|identity| self.is_replaced(subject, identity));
+        if gone || replaced {
+            self.forget(subject.home, &subject.stream).await;
+        }
+    }
+
+    /// Whether this identity of a stream says that another was at its path before.
+    pub(super) fn is_replaced(&self, subject: &Subject, identity: &str) -> bool {
+        let stream = self.stream_key(subject.home, &subject.stream);
+        self.edge.identities.learn(&stream, identity) == Learned::Replaced
+    }
+
+    /// Forgets all of a stream: it is gone, or is another one.
+    pub(super) async fn forget(&self, home: usize, path: &str) {
+        let stream = self.stream_key(home, path);
+        self.edge.generations.advance(&stream);
+        self.edge.subscriptions.end(&stream);
+        let purge = Purge::Stream {
+            origin: self.origins.all()[home].name.clone(),
+            path: path.to_owned(),
+        };
+        if let Err(error) = self.edge.cache.purge(purge).await {
+            tracing::warn!(%error, path, "answers of a stream that is gone are still on disk");
+        }
+    }
+
+    /// A request other than a GET was answered by the stream's home.
+    pub async fn answered(
+        &self,
+        home: Home,
+        path: &str,
+        method: &Method,
+        head: &mut ResponseHeader,
+    ) {
+        let stream = self.stream_key(home.0, path);
+        let reads = matches!(*method, Method::HEAD | Method::OPTIONS);
+        if !reads {
+            self.edge.generations.advance(&stream);
+        }
+        let created = *method == Method::PUT && head.status == StatusCode::CREATED;
+        let deleted = *method == Method::DELETE && head.status.is_success();
+        let gone = matches!(head.status, StatusCode::NOT_FOUND | StatusCode::GONE);
+        if created || deleted || gone {
+            self.forget(home.0, path).await;
+        } else if !reads && head.status.is_success() {
+            let next = head.headers.get(names::STREAM_NEXT_OFFSET);
+            let closed = head.headers.contains_key(names::STREAM_CLOSED);
+            if let Some(next) = next.and_then(|next| next.to_str().ok()) {
+                self.edge.subscriptions.written(&stream, next, closed);
+            }
+        }
+        let (name, value) = self.via.entry();
+        let _ = head.append_header(name, value);
+    }
+
+    /// Writes on a request that is passed on that it went by here.
+    pub fn mark(&self, head: &mut RequestHeader) {
+        let (name, value) = self.via.entry();
+        let _ = head.append_header(name, value);
+    }
+}
+
+/// What tells answers to a route from those to another with the same origins: what it changes in
+/// requests and answers, and as whom it asks.
+fn name(origin: &Origin) -> String {
+    let rules = (
+        &origin.request_headers,
+        &origin.response_headers,
+        &origin.tls,
+    );
+    let text = format!("{rules:?}");
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    digest.as_ref()[..8]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}

@@ -1,0 +1,369 @@
+//! A stream that is followed for all its readers, as they see it.
+
+use std::ops::Range;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::asked::Subject;
+use super::ring::{Piece, Place, Ring};
+use crate::hub::HotBytes;
+use crate::protocol::sse::{self, Control, Encoding};
+use crate::types::{Kind, StreamEnd};
+
+/// A stream that is followed.
+pub(super) struct Subscription {
+    pub(super) subject: Subject,
+    pub(super) content_type: Arc<str>,
+    pub(super) kind: Kind,
+    state: Mutex<State>,
+    moved: Notify,
+    /// The events that were encoded last.
+    encoded: Mutex<Option<(EncodedKey, Bytes)>>,
+    readers: AtomicUsize,
+    left: Notify,
+    last_left: Mutex<Instant>,
+    /// Cancelled when the stream is gone.
+    gone: CancellationToken,
+}
+
+struct State {
+    ring: Ring,
+    status: Status,
+    /// Up to where this edge knows that there is data, because it passed the append on.
+    written: Option<Arc<str>>,
+    /// This edge passed the closing on.
+    close_written: bool,
+}
+
+/// How a subscription is.
+#[derive(Clone, Debug)]
+pub(super) enum Status {
+    /// The origin is being asked, since then.
+    Connecting(Instant),
+    /// What the origin has is known as soon as it says so.
+    Following,
+    /// Nothing follows the ring's end.
+    Closed(Option<Arc<StreamEnd>>),
+    /// The stream is gone, or another one, or not for these readers any more.
+    Gone,
+}
+
+/// What makes encoded events the same for two readers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct EncodedKey {
+    numbers: Range<u64>,
+    encoding: Encoding,
+    control: Control,
+}
+
+/// What there is for a reader at an offset.
+pub(super) enum Look {
+    /// Data, up to an offset.
+    Data(Data),
+    /// Nothing yet. `fresh`: what is known is all that the origin has said, and all that was
+    /// written through this edge.
+    Nothing { fresh: bool },
+    /// Nothing ever.
+    Closed(Option<Arc<StreamEnd>>),
+    /// The offset is not known here: what is behind it must be read by catch-up.
+    Behind,
+    /// The stream is gone.
+    Gone,
+}
+
+/// Data behind an offset.
+pub(super) struct Data {
+    pub(super) pieces: Vec<Piece>,
+    numbers: Range<u64>,
+    pub(super) next: Arc<str>,
+    pub(super) up_to_date: bool,
+    /// Whether the stream is closed, and how it ended.
+    pub(super) closed: Option<Option<Arc<StreamEnd>>>,
+}
+
+impl Subscription {
+    /// One that begins at an offset, with no reader yet.
+    pub(super) fn new(
+        subject: Subject,
+        content_type: Arc<str>,
+        at: Arc<str>,
+        hot: Arc<HotBytes>,
+    ) -> Self {
+        Self {
+            subject,
+            kind: Kind::of(&content_type),
+            content_type,
+            state: Mutex::new(State {
+                ring: Ring::new(at, hot),
+                status: Status::Connecting(Instant::now()),
+                written: None,
+                close_written: false,
+            }),
+            moved: Notify::new(),
+            encoded: Mutex::default(),
+            readers: AtomicUsize::new(0),
+            left: Notify::new(),
+            last_left: Mutex::new(Instant::now()),
+            gone: CancellationToken::new(),
+        }
+    }
+
+    pub(super) fn status(&self) -> Status {
+        self.state.lock().status.clone()
+    }
+
+    pub(super) fn tail(&self) -> Arc<str> {
+        self.state.lock().ring.tail().clone()
+    }
+
+    /// What there is for a reader at an offset.
+    pub(super) fn look(&self, at: &str) -> Look {
+        let state = self.state.lock();
+        let ring = &state.ring;
+        match (&state.status, ring.find(at)) {
+            (Status::Gone, _) => Look::Gone,
+            (_, Place::Behind) => Look::Behind,
+            (_, Place::Pieces(range)) => Look::Data(state.data(range)),
+            (Status::Closed(end), Place::Tail) => Look::Closed(end.clone()),
+            // Whoever has been farther knows more than this subscription ever will.
+            (Status::Closed(_), Place::Ahead) => Look::Behind,
+            (status, place) => Look::Nothing {
+                fresh: matches!(status, Status::Following)
+                    && place == Place::Tail
+                    && !state.awaits_written(),
+            },
+        }
+    }
+
+    /// Returns once there is something for a reader at an offset.
+    pub(super) async fn wait(&self, at: &str) {
+        loop {
+            let mut moved = pin!(self.moved.notified());
+            // Registered before the look, so that no move falls between.
+            moved.as_mut().enable();
+            match self.look(at) {
+                Look::Nothing { .. } => moved.await,
+                _ => return,
+            }
+        }
+    }
+
+    /// Data as events for a reader, encoded once for all who are at the same place.
+    pub(super) fn events(&self, data: &Data, encoding: Encoding, control: Control) -> Bytes {
+        let key = EncodedKey {
+            numbers: data.numbers.clone(),
+            encoding,
+            control,
+        };
+        let mut last = self.encoded.lock();
+        match &*last {
+            Some((last, events)) if *last == key => events.clone(),
+            _ => {
+                let events = encode(self.kind, data, &key);
+                if self.readers.load(Ordering::Relaxed) > 1 {
+                    *last = Some((key, events.clone()));
+                }
+                events
+            }
+        }
+    }
+
+    /// The origin is being asked again.
+    pub(super) fn set_connecting(&self) {
+        let status = &mut self.state.lock().status;
+        if matches!(status, Status::Following) {
+            *status = Status::Connecting(Instant::now());
+        }
+    }
+
+    /// What the origin said comes next: data, or nothing new.
+    pub(super) fn push(&self, news: News) -> Result<(), Replaced> {
+        {
+            let mut state = self.state.lock();
+            if *news.next < **state.ring.tail() {
+                return Err(Replaced);
+            }
+            match news.body {
+                Some(body) if news.next != *state.ring.tail() => {
+                    let from = state.ring.tail().clone();
+                    state.ring.push(Piece {
+                        from,
+                        next: news.next,
+                        body,
+                        up_to_date: news.up_to_date,
+                    });
+                }
+                _ if news.next != *state.ring.tail() => state.ring.restart(news.next),
+                _ => {}
+            }
+            state.status = match news.closed {
+                Some(end) => Status::Closed(end),
+                None => Status::Following,
+            };
+        }
+        self.moved.notify_waiters();
+        Ok(())
+    }
+
+    /// The stream is gone: its readers end.
+    pub(super) fn set_gone(&self) {
+        self.state.lock().status = Status::Gone;
+        self.gone.cancel();
+        self.moved.notify_waiters();
+    }
+
+    /// Returns once the stream is gone.
+    pub(super) async fn gone(&self) {
+        self.gone.cancelled().await;
+    }
+
+    /// This edge passed an append on: there is data up to `next`, if it was not there before.
+    pub(super) fn set_written(&self, next: &str, closed: bool) {
+        let mut state = self.state.lock();
+        let known = state.written.as_deref();
+        if known.is_none_or(|known| known < next) {
+            state.written = Some(next.into());
+        }
+        state.close_written |= closed;
+    }
+
+    /// Whether something was written through this edge that has not come yet.
+    pub(super) fn awaits_written(&self) -> bool {
+        self.state.lock().awaits_written()
+    }
+
+    /// One reader more, until the lease is dropped.
+    pub(super) fn enter(self: &Arc<Self>) -> Lease {
+        self.readers.fetch_add(1, Ordering::AcqRel);
+        Lease(self.clone())
+    }
+
+    pub(super) fn readers(&self) -> usize {
+        self.readers.load(Ordering::Acquire)
+    }
+
+    /// Returns once nobody has been reading for a time.
+    pub(super) async fn left_for(&self, time: Duration) {
+        loop {
+            let mut left = pin!(self.left.notified());
+            left.as_mut().enable();
+            if self.readers() > 0 {
+                left.await;
+                continue;
+            }
+            let since = *self.last_left.lock();
+            if since.elapsed() >= time {
+                return;
+            }
+            tokio::time::sleep_until((since + time).into()).await;
+        }
+    }
+}
+
+impl State {
+    /// Whether something was written through this edge that has not come yet.
+    fn awaits_written(&self) -> bool {
+        let closed = matches!(self.status, Status::Closed(_));
+        let written = self.written.as_deref();
+        written.is_some_and(|written| **self.ring.tail() < *written)
+            || (self.close_written && !closed)
+    }
+
+    fn data(&self, range: Range<usize>) -> Data {
+        let numbers = self.ring.numbers(&range);
+        let pieces = self.ring.pieces(range);
+        let last_was_all = self.ring.last().is_some_and(|last| last.up_to_date);
+        let closed = match &self.status {
+            Status::Closed(end) => Some(end.clone()),
+            _ => None,
+        };
+        Data {
+            next: self.ring.tail().clone(),
+            up_to_date: closed.is_some() || (last_was_all && !self.awaits_written()),
+            closed,
+            pieces,
+            numbers,
+        }
+    }
+}
+
+/// A reader of a subscription.
+pub(super) struct Lease(Arc<Subscription>);
+
+impl std::ops::Deref for Lease {
+    type Target = Arc<Subscription>;
+
+    fn deref(&self) -> &Arc<Subscription> {
+        &self.0
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        *self.0.last_left.lock() = Instant::now();
+        if self.0.readers.fetch_sub(1, Ordering::AcqRel) == 1 {
+            *self.0.encoded.lock() = None;
+            self.0.left.notify_one();
+        }
+    }
+}
+
+/// What an origin says of a stream that is followed.
+pub(super) struct News {
+    /// The data before `next`; `None`: there is none, or too much to be kept.
+    pub(super) body: Option<Bytes>,
+    pub(super) next: Arc<str>,
+    pub(super) up_to_date: bool,
+    /// Whether the stream is closed, and how it ended.
+    pub(super) closed: Option<Option<Arc<StreamEnd>>>,
+}
+
+/// The stream is behind where it was: it is another one.
+#[derive(Debug)]
+pub(super) struct Replaced;
+
+impl Data {
+    /// The body of a catch-up answer with this data.
+    pub(super) fn body(&self, kind: Kind) -> Bytes {
+        match (kind, &self.pieces[..]) {
+            (Kind::Text | Kind::Binary, [piece]) => piece.body.clone(),
+            _ => {
+                let bytes: usize = self.pieces.iter().map(|piece| piece.body.len() + 1).sum();
+                let mut out = BytesMut::with_capacity(bytes + 2);
+                self.each_part(kind, |part| out.extend_from_slice(part));
+                out.freeze()
+            }
+        }
+    }
+
+    /// Calls `put` with the parts of the body in their order.
+    fn each_part(&self, kind: Kind, mut put: impl FnMut(&[u8])) {
+        if kind != Kind::Json {
+            return self.pieces.iter().for_each(|piece| put(&piece.body));
+        }
+        for (n, piece) in self.pieces.iter().enumerate() {
+            put(if n == 0 { b"[" } else { b"," });
+            put(&piece.body);
+        }
+        put(b"]");
+    }
+}
+
+/// A data event and its control event, in one piece.
+fn encode(kind: Kind, data: &Data, key: &EncodedKey) -> Bytes {
+    let bytes: usize = data.pieces.iter().map(|piece| piece.body.len()).sum();
+    let mut out = BytesMut::with_capacity(bytes + bytes / 2 + 192);
+    let mut event = sse::DataEvent::begin(&mut out, key.encoding);
+    data.each_part(kind, |part| event.put(&mut out, part));
+    event.end(&mut out);
+    let end = data.closed.as_ref().and_then(Option::as_deref);
+    sse::put_control(&mut out, &data.next, &key.control, end);
+    out.freeze()
+}

@@ -1,0 +1,156 @@
+//! The life of one SSE reader (protocol, section 5.8), wherever its events come from.
+
+use super::{ServeError, Server};
+use crate::config::Streams;
+use crate::observe::access::LiveEnd;
+use crate::observe::metrics::{Held, Live};
+use crate::protocol::{cursor, sse};
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, timeout_at};
+
+/// Where the events of a reader come from: the log or, at an edge, an origin.
+#[async_trait]
+pub trait Source: Send {
+    /// What there is to say now; `None` if it is time to wait. An error is why nothing follows.
+    async fn events(&mut self) -> Result<Option<Bytes>, LiveEnd<'static>>;
+
+    /// Waits until there may be something new. Nothing is lost when the future is dropped.
+    async fn moved(&mut self) -> Result<(), LiveEnd<'static>>;
+
+    /// An idle reader's turn: its stream is in use.
+    fn keep_alive(&mut self) -> Result<(), LiveEnd<'static>>;
+
+    /// Whether the closing was among the events.
+    fn is_closed(&self) -> bool;
+
+    /// The offset up to which events were handed out.
+    fn position(&self) -> String;
+}
+
+/// The events of one SSE reader.
+pub struct Sse {
+    server: Arc<Server>,
+    source: Box<dyn Source>,
+    ends: Instant,
+    wakes_every: Duration,
+    heartbeats: bool,
+    /// Why nothing follows, once that is so.
+    end: Option<LiveEnd<'static>>,
+    _reader: LiveReader,
+}
+
+/// One of the live readers that are counted and bounded.
+pub struct LiveReader {
+    _permit: OwnedSemaphorePermit,
+    _gauge: Held,
+}
+
+/// Connections shorter than this look like failures to clients.
+const RECYCLE_MIN: Duration = Duration::from_secs(2);
+
+impl Server {
+    /// Lets a live reader in, unless there are too many.
+    pub fn live_reader(&self, live: Live) -> Result<LiveReader, ServeError> {
+        let permit = self.live_readers.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| ServeError::TooManyReaders)?;
+        Ok(LiveReader {
+            _permit: permit,
+            _gauge: Held::new(self.metrics.live_readers(live)),
+        })
+    }
+
+    /// The cursor of a live answer, by the one that the client has.
+    pub fn cursor(&self, client: Option<u64>) -> u64 {
+        cursor::next(self.clock.now_ms(), client, rand::random())
+    }
+}
+
+impl Sse {
+    /// The events of a reader at a route with these settings. Its stream is used at least once in
+    /// each `used_every`.
+    pub fn new(
+        server: Arc<Server>,
+        source: Box<dyn Source>,
+        settings: &Streams,
+        used_every: Option<Duration>,
+        reader: LiveReader,
+    ) -> Self {
+        let heartbeat = match settings.sse_heartbeat {
+            Duration::ZERO => settings.sse_recycle,
+            every => every,
+        };
+        Self {
+            server,
+            source,
+            ends: Instant::now() + recycle_after(settings),
+            wakes_every: used_every.map_or(heartbeat, |every| heartbeat.min(every)),
+            heartbeats: !settings.sse_heartbeat.is_zero(),
+            end: None,
+            _reader: reader,
+        }
+    }
+
+    /// The next events, or a heartbeat; `None` when the connection is to end.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        while self.end.is_none() {
+            match self.source.events().await {
+                Ok(Some(events)) => {
+                    self.end = self.source.is_closed().then_some(LiveEnd::StreamClosed);
+                    return Some(events);
+                }
+                Ok(None) => {}
+                Err(end) => self.end = Some(end),
+            }
+            if self.end.is_none() && self.wait().await {
+                return Some(Bytes::from_static(sse::HEARTBEAT));
+            }
+        }
+        None
+    }
+
+    /// Why the connection ends, once [`Sse::next`] has nothing more.
+    pub fn end(&self) -> LiveEnd<'static> {
+        self.end.unwrap_or(LiveEnd::ClientLeft)
+    }
+
+    /// The offset up to which events were handed out.
+    pub fn position(&self) -> String {
+        self.source.position()
+    }
+
+    /// Waits for something new, for the connection's end, or until a heartbeat is due, and tells
+    /// whether it is.
+    async fn wait(&mut self) -> bool {
+        let now = Instant::now();
+        if now >= self.ends {
+            self.end = Some(LiveEnd::Recycled);
+            return false;
+        }
+        let wakes = (now + self.wakes_every).min(self.ends);
+        let moved = timeout_at(wakes, self.source.moved());
+        match self.server.draining.run_until_cancelled(moved).await {
+            None => self.end = Some(LiveEnd::Stopping),
+            Some(Ok(Err(end))) => self.end = Some(end),
+            Some(Ok(Ok(()))) => {}
+            Some(Err(_)) => return self.keep_alive(),
+        }
+        false
+    }
+
+    /// An idle reader's turn: its stream is in use, and it may be told that it is connected.
+    fn keep_alive(&mut self) -> bool {
+        self.end = self.source.keep_alive().err();
+        self.end.is_none() && self.heartbeats && Instant::now() < self.ends
+    }
+}
+
+/// When a connection ends so that its reader comes back: about the setting, so that readers who came
+/// together do not come back together.
+fn recycle_after(settings: &Streams) -> Duration {
+    let spread = 0.9 + 0.2 * rand::random::<f64>();
+    settings.sse_recycle.mul_f64(spread).max(RECYCLE_MIN)
+}
