@@ -1,4 +1,4 @@
-// The servers of others, as origins: where they are installed, with their data in a fresh directory.
+// The servers of others, as origins, where they are installed.
 
 import { spawn } from "node:child_process"
 import fs from "node:fs"
@@ -12,8 +12,8 @@ const crates = path.join(os.homedir(), ".cache/headwater/competitors")
 const crate = (name) => path.join(crates, name, "bin/durable-streams-server")
 
 const servers = {
-  "@durable-streams/server": (dir, port) =>
-    [process.execPath, path.join(import.meta.dirname, "node-origin.mjs"), String(port), path.join(dir, "data")],
+  "@durable-streams/server": (_, port) =>
+    [process.execPath, path.join(import.meta.dirname, "node-origin.mjs"), String(port)],
   "durable-streams-0.1.5": (dir, port) =>
     [crate("durable-streams-0.1.5"), "--port", String(port), "--data-dir", path.join(dir, "data")],
   "durable-streams-server-0.3.0": (dir, port) => {
