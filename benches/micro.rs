@@ -1,27 +1,20 @@
 //! What the steps of an append and of a read cost: offsets, JSON, frames, SSE, keys, stored states,
-//! the ring, whole requests without HTTP, and answers from an edge's memory.
+//! the ring, answers from an edge's memory, and whole requests without HTTP.
 
 mod steps;
 
-use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use headwater::clock::SystemClock;
-use headwater::config::Config;
-use headwater::edge::cache::{
-    Ask, Cache, Cached, CachedBody, Fetch, Fetched, Pull, RangeKey, Scope, StreamKey,
-};
+use headwater::edge::cache::Ask;
 use headwater::frame::{self, Frames};
 use headwater::hub::{HotBytes, Run, Tail};
 use headwater::log::keys;
 use headwater::log::state::ProducerState;
-use headwater::observe::metrics::{Metrics, UpstreamFailure};
 use headwater::protocol::json;
 use headwater::protocol::sse::{self, Encoding};
 use headwater::types::{Kind, Offset};
-use http::{HeaderMap, HeaderValue, StatusCode};
 use std::hint::black_box;
-use std::sync::Arc;
+use steps::cache::{ASK, ETAG};
 use steps::{CONTROL, OFFSET, TOKEN, World};
 
 fn offsets(c: &mut Criterion) {
@@ -149,91 +142,6 @@ fn tail(c: &mut Criterion) {
     group.finish();
 }
 
-/// An origin with one answer.
-struct Origin;
-
-struct Once(Option<Bytes>);
-
-#[async_trait]
-impl Fetch for Origin {
-    async fn fetch(&self, _: Option<&HeaderValue>) -> Result<Fetched, UpstreamFailure> {
-        let headers = [
-            ("content-type", "application/json"),
-            ("cache-control", "public, max-age=31536000, immutable"),
-            ("cache-tag", "stream:default/example"),
-            ("etag", "\"0123456789abcdef0123456789abcdef:7:0:65536\""),
-            ("stream-next-offset", "0000000000000000_0000000000065536"),
-            ("x-content-type-options", "nosniff"),
-            ("cross-origin-resource-policy", "cross-origin"),
-            ("access-control-allow-origin", "*"),
-            ("access-control-expose-headers", "*"),
-        ];
-        let header = |(name, value): (&'static str, _)| {
-            (
-                name.parse().expect("a name"),
-                HeaderValue::from_static(value),
-            )
-        };
-        Ok(Fetched {
-            status: StatusCode::OK,
-            headers: headers.map(header).into_iter().collect::<HeaderMap>(),
-            body: Box::new(Once(Some(Bytes::from(vec![b'x'; 64 << 10])))),
-        })
-    }
-}
-
-#[async_trait]
-impl Pull for Once {
-    async fn next(&mut self) -> Result<Option<Bytes>, UpstreamFailure> {
-        Ok(self.0.take())
-    }
-}
-
-fn cached(c: &mut Criterion) {
-    let mut group = c.benchmark_group("cache");
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let _on = runtime.enter();
-    let mut config = Config::default();
-    config.cache.disk_bytes = 0;
-    let cache = Cache::open(&config, Arc::new(SystemClock), Arc::new(Metrics::new()));
-    let cache = cache.expect("a cache");
-    let ask = Ask {
-        key: RangeKey {
-            stream: StreamKey {
-                origin: "https://origin.example.com",
-                path: "/v1/stream/example",
-            },
-            scope: &Scope::Anonymous,
-            range: "offset=0000000000000000_0000000000000000",
-        },
-        generation: 0,
-        if_none_match: None,
-    };
-    let read = async {
-        let answer = cache.get(&ask, Origin).await;
-        if let Ok(Cached {
-            body: CachedBody::Pieces(mut reader),
-            ..
-        }) = answer
-        {
-            while let Ok(Some(_)) = reader.next().await {}
-        }
-    };
-    runtime.block_on(read);
-    while cache.hit(&ask).is_none() {
-        std::thread::yield_now();
-    }
-    group.bench_function("hit in memory", |b| b.iter(|| cache.hit(black_box(&ask))));
-    let unchanged = Ask {
-        if_none_match: Some("\"0123456789abcdef0123456789abcdef:7:0:65536\""),
-        ..ask
-    };
-    group.bench_function("hit that the client has", |b| {
-        b.iter(|| cache.hit(black_box(&unchanged)));
-    });
-    group.finish();
-}
-
 /// Appends and reads without HTTP. What is written is not synced: a sync would hide all else.
 fn requests(c: &mut Criterion) {
     let world = World::with_stream("small", 1024);
@@ -258,6 +166,21 @@ fn requests(c: &mut Criterion) {
     world.append_together("tiny", &Bytes::from_static(TOKEN), 20_000);
     group.throughput(Throughput::Elements(20_000));
     group.bench_function("read 20,000 messages", |b| b.iter(|| world.read("tiny")));
+    group.finish();
+}
+
+fn cached(c: &mut Criterion) {
+    let mut group = c.benchmark_group("cache");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let cache = steps::cache::warm(&runtime);
+    group.bench_function("hit in memory", |b| b.iter(|| cache.hit(black_box(&ASK))));
+    let unchanged = Ask {
+        if_none_match: Some(ETAG),
+        ..ASK
+    };
+    group.bench_function("hit that the client has", |b| {
+        b.iter(|| cache.hit(black_box(&unchanged)));
+    });
     group.finish();
 }
 

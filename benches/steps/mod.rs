@@ -4,6 +4,7 @@
 // Each benchmark uses some of it.
 #![allow(dead_code)]
 
+pub(crate) mod cache;
 mod world;
 
 pub(crate) use world::World;

@@ -256,6 +256,7 @@ mod tests {
         let event = Event {
             name: "data".to_owned(),
             data: b"AQID\nBAUG\r\n".to_vec(),
+            is_cut: false,
         };
         assert_eq!(decode(event.clone(), true).unwrap(), [1, 2, 3, 4, 5, 6]);
         assert_eq!(decode(event.clone(), false).unwrap(), event.data);

@@ -13,6 +13,7 @@ use super::cache::{
 use super::cache::{RangeKey, Reader, StreamKey};
 use super::fetch::OriginRead;
 use super::route::Route;
+use super::subscription::Closing;
 use crate::protocol::names;
 use crate::protocol::reply::{Head, matches_etag};
 use crate::serve::{Body, Broken, Passed, Reply, ServeError};
@@ -48,10 +49,10 @@ impl Route {
     pub(super) async fn catch_up(
         self: &Arc<Self>,
         subject: &Subject,
-        offset: Option<&str>,
+        offset: &str,
         if_none_match: Option<&str>,
     ) -> Result<Answer, ServeError> {
-        if offset == Some("now") {
+        if offset == "now" {
             return Answer::bypass(&OriginRead::catch_up(self, subject, offset)).await;
         }
         let stream = self.stream_key(subject.home, &subject.stream);
@@ -189,11 +190,12 @@ impl Answer {
         self.says(&names::STREAM_CLOSED)
     }
 
-    /// How the stream ended, if the origin knows.
-    pub(super) fn end(&self) -> Option<Arc<StreamEnd>> {
-        let outcome = Outcome::named(self.text(&names::STREAM_END)?)?;
+    /// That the stream is closed behind this answer, if it is.
+    pub(super) fn closing(&self) -> Option<Closing> {
+        let outcome = self.text(&names::STREAM_END).and_then(Outcome::named);
         let reason = self.text(&names::STREAM_END_REASON);
-        Some(Arc::new(StreamEnd::new(outcome, reason)))
+        let end = outcome.map(|outcome| Arc::new(StreamEnd::new(outcome, reason)));
+        self.is_closed().then_some(Closing { end })
     }
 
     pub(super) fn content_type(&self) -> Arc<str> {

@@ -18,8 +18,8 @@ use crate::upstream::ClientFacts;
 pub struct Asked {
     /// How it waits; `None`: it is not clear, and the origin's to say.
     pub(super) mode: Option<Mode>,
-    /// Where it begins, as an offset, `-1` or `now`; `None`: it does not say, or not clearly.
-    pub(super) offset: Option<Arc<str>>,
+    /// Where it begins: an offset, `-1` or `now`.
+    pub(super) offset: Arc<str>,
     /// The `cursor` parameter, if it is one of ours.
     pub(super) cursor: Option<u64>,
     pub(super) if_none_match: Option<String>,
@@ -54,6 +54,9 @@ pub(super) struct Variant {
     pub(super) parameters: Arc<str>,
 }
 
+/// Where a stream begins: what a read without an offset means.
+const START: &str = "-1";
+
 /// What stays as it is in the value of a parameter.
 const IN_VALUES: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
@@ -64,7 +67,7 @@ const IN_VALUES: &AsciiSet = &NON_ALPHANUMERIC
 /// The parameters of a read.
 pub(super) struct Parameters {
     pub(super) mode: Mode,
-    pub(super) offset: Option<Arc<str>>,
+    pub(super) offset: Arc<str>,
     pub(super) cursor: Option<u64>,
     /// The others, sorted.
     pub(super) others: Arc<str>,
@@ -103,7 +106,7 @@ impl Parameters {
         others.sort_unstable();
         Some(Self {
             mode,
-            offset: offset.map(Arc::from),
+            offset: offset.as_deref().unwrap_or(START).into(),
             cursor: cursor.and_then(|cursor: Cow<'_, str>| cursor.parse().ok()),
             others: others.join("&").into(),
         })
@@ -118,7 +121,7 @@ impl Asked {
         Self {
             mode: parameters.as_ref().map(|read| read.mode),
             cursor: parameters.as_ref().and_then(|read| read.cursor),
-            offset: parameters.and_then(|read| read.offset),
+            offset: parameters.map_or_else(|| START.into(), |read| read.offset),
             if_none_match: if_none_match.map(str::to_owned),
             base64: is_base64(headers),
             subject,
@@ -132,16 +135,15 @@ impl Asked {
 
     /// Where it begins.
     pub fn offset(&self) -> &str {
-        self.offset.as_deref().unwrap_or("-1")
+        &self.offset
     }
 }
 
 impl Subject {
     /// The path and query of a read from an offset, in one spelling. `live` are further parameters
     /// of the protocol, which come before `offset` in order.
-    pub(super) fn target(&self, offset: Option<&str>, live: &[(&str, &str)]) -> String {
-        let own = live.iter().copied();
-        let own = own.chain(offset.map(|offset| (names::OFFSET, offset)));
+    pub(super) fn target(&self, offset: &str, live: &[(&str, &str)]) -> String {
+        let own = live.iter().copied().chain([(names::OFFSET, offset)]);
         let own: Vec<String> = own
             .map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, IN_VALUES)))
             .collect();
@@ -149,12 +151,11 @@ impl Subject {
         let mut all: Vec<&str> = others.filter(|pair| !pair.is_empty()).collect();
         all.extend(own.iter().map(String::as_str));
         all.sort_unstable();
-        let separator = if all.is_empty() { "" } else { "?" };
-        format!("{}{separator}{}", self.variant.path, all.join("&"))
+        format!("{}?{}", self.variant.path, all.join("&"))
     }
 
     /// What the answer to a catch-up read is kept under, beside the stream and the caller.
-    pub(super) fn range(&self, offset: Option<&str>) -> String {
+    pub(super) fn range(&self, offset: &str) -> String {
         format!("{} {}", self.variant.route, self.target(offset, &[]))
     }
 }
@@ -163,29 +164,28 @@ impl Subject {
 mod tests {
     use super::*;
 
-    fn read(query: &str) -> Option<(Mode, Option<String>, Option<u64>, String)> {
+    fn read(query: &str) -> Option<(Mode, String, Option<u64>, String)> {
         let read = Parameters::read(query)?;
-        let offset = read.offset.map(|offset| offset.to_string());
+        let offset = read.offset.to_string();
         Some((read.mode, offset, read.cursor, read.others.to_string()))
     }
 
     #[test]
     fn parameters_are_read() {
-        let offset = |text: &str| Some(text.to_owned());
         for (query, expected) in [
-            ("", (Mode::CatchUp, None, None, "")),
-            ("offset=a%2Db", (Mode::CatchUp, offset("a-b"), None, "")),
+            ("", (Mode::CatchUp, "-1", None, "")),
+            ("offset=a%2Db", (Mode::CatchUp, "a-b", None, "")),
             (
                 "z=1&live=sse&cursor=7&offset=now&a=2&&b",
-                (Mode::Sse, offset("now"), Some(7), "a=2&b&z=1"),
+                (Mode::Sse, "now", Some(7), "a=2&b&z=1"),
             ),
             (
                 "live=long-poll&offset=-1&cursor=x",
-                (Mode::LongPoll, offset("-1"), None, ""),
+                (Mode::LongPoll, "-1", None, ""),
             ),
         ] {
             let (mode, offset, cursor, others) = expected;
-            let expected = (mode, offset, cursor, others.to_owned());
+            let expected = (mode, offset.to_owned(), cursor, others.to_owned());
             assert_eq!(read(query), Some(expected), "{query}");
         }
     }
@@ -222,10 +222,9 @@ mod tests {
                 encrypted: false,
             },
         };
-        assert_eq!(subject("").target(None, &[]), "/s");
-        assert_eq!(subject("").target(Some("a/b"), &[]), "/s?offset=a%2Fb");
+        assert_eq!(subject("").target("a/b", &[]), "/s?offset=a%2Fb");
         assert_eq!(
-            subject("b=1&z=2").target(Some("-1"), &[("live", "sse")]),
+            subject("b=1&z=2").target("-1", &[("live", "sse")]),
             "/s?b=1&live=sse&offset=-1&z=2"
         );
     }

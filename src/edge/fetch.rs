@@ -44,7 +44,7 @@ pub(super) struct OriginRead {
 
 impl OriginRead {
     /// A catch-up read from an offset.
-    pub(super) fn catch_up(route: &Arc<Route>, subject: &Subject, offset: Option<&str>) -> Self {
+    pub(super) fn catch_up(route: &Arc<Route>, subject: &Subject, offset: &str) -> Self {
         Self::of(
             route,
             subject,
@@ -67,7 +67,7 @@ impl OriginRead {
         parameters: &[(&str, &str)],
         headers: Vec<(HeaderName, HeaderValue)>,
     ) -> Self {
-        let target = subject.target(Some(offset), parameters);
+        let target = subject.target(offset, parameters);
         Self {
             headers,
             ..Self::of(route, subject, target, OriginRequest::Live)

@@ -233,7 +233,7 @@ impl Follower {
         let subject = self.subscription.subject.clone();
         let tail = self.subscription.tail();
         // The first one does not wait: so it is soon known that nothing was missed.
-        let read = OriginRead::catch_up(&self.route, &subject, Some(&tail));
+        let read = OriginRead::catch_up(&self.route, &subject, &tail);
         let mut answer = self.connect(&read).await?;
         let mut cursor: Option<String> = None;
         loop {
@@ -281,7 +281,7 @@ impl Follower {
             body: data.filter(|_| !is_cut),
             next,
             up_to_date: answer.is_up_to_date(),
-            closed: closed.then(|| answer.end()),
+            closed: answer.closing(),
         })?;
         Ok(closed)
     }

@@ -10,13 +10,12 @@ use super::asked::Asked;
 use super::cache::CACHE_STATUS;
 use super::reader::{Begun, Events, Reader};
 use super::route::Route;
-use super::subscription::{Data, Look};
+use super::subscription::{Closing, Data, Look};
 use crate::observe::metrics::Live;
 use crate::protocol::names;
 use crate::protocol::reply::{self, Head};
 use crate::protocol::sse::Encoding;
 use crate::serve::{Body, Reply, ServeError, Sse};
-use crate::types::StreamEnd;
 
 /// What the edge knew without asking.
 const HIT: HeaderValue = HeaderValue::from_static("headwater; hit; detail=live");
@@ -77,9 +76,8 @@ impl Route {
         loop {
             match reader.look()? {
                 Look::Data(data) => return Ok(self.delivered(&reader, &data, &asked)),
-                Look::Closed(end) => {
-                    let closed = Some(end.as_deref());
-                    return Ok(self.nothing_new(&reader.at, closed, &asked));
+                Look::Closed(closing) => {
+                    return Ok(self.nothing_new(&reader.at, Some(&closing), &asked));
                 }
                 Look::Nothing { .. } => {
                     let moved = timeout_at(deadline, reader.moved());
@@ -105,7 +103,7 @@ impl Route {
         }
         match reader.look()? {
             Look::Data(data) => Ok(self.delivered(&reader, &data, asked)),
-            Look::Closed(end) => Ok(self.nothing_new(&reader.at, Some(end.as_deref()), asked)),
+            Look::Closed(closing) => Ok(self.nothing_new(&reader.at, Some(&closing), asked)),
             _ => Ok(self.nothing_new(&reader.at, None, asked)),
         }
     }
@@ -128,8 +126,7 @@ impl Route {
             return Ok(self.with_data(answer, asked));
         }
         reader.pass(&answer);
-        let end = reader.closed.as_ref().map(Option::as_deref);
-        Ok(self.nothing_new(&reader.at, end, asked))
+        Ok(self.nothing_new(&reader.at, reader.closed.as_ref(), asked))
     }
 
     /// A catch-up answer as one to a long-poll.
@@ -150,8 +147,8 @@ impl Route {
 
     /// What the subscription has, as an answer to a long-poll.
     fn delivered(&self, reader: &Reader, data: &Data, asked: &Asked) -> Reply {
-        let end = data.closed.as_ref().map(Option::as_deref);
-        let mut head = self.live_head(StatusCode::OK, &data.next, end, asked);
+        let closed = data.closed.as_ref();
+        let mut head = self.live_head(StatusCode::OK, &data.next, closed, asked);
         head.set_text(header::CONTENT_TYPE, &reader.content_type);
         head.set_up_to_date(data.up_to_date);
         let letter = match (data.closed.is_some(), data.up_to_date) {
@@ -172,7 +169,7 @@ impl Route {
         Reply { head, body }
     }
 
-    fn nothing_new(&self, at: &str, closed: Option<Option<&StreamEnd>>, asked: &Asked) -> Reply {
+    fn nothing_new(&self, at: &str, closed: Option<&Closing>, asked: &Asked) -> Reply {
         let mut head = self.live_head(StatusCode::NO_CONTENT, at, closed, asked);
         head.set_up_to_date(true);
         Reply {
@@ -181,17 +178,17 @@ impl Route {
         }
     }
 
-    /// The head of an answer to a long-poll; `closed` says how the stream ended, if it did.
+    /// The head of an answer to a long-poll.
     fn live_head(
         &self,
         status: StatusCode,
         next: &str,
-        closed: Option<Option<&StreamEnd>>,
+        closed: Option<&Closing>,
         asked: &Asked,
     ) -> Head {
         let mut head = Head::new(status, self.settings.cors);
         head.set_text(names::STREAM_NEXT_OFFSET, next);
-        head.set_closed(closed.is_some(), closed.flatten());
+        head.set_closed(closed.is_some(), closed.and_then(Closing::end));
         if closed.is_none() {
             let cursor = self.edge.server.cursor(asked.cursor);
             head.set_number(names::STREAM_CURSOR, cursor);

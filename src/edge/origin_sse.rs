@@ -9,7 +9,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use super::ring::RING_BYTES_MAX;
-use super::subscription::News;
+use super::subscription::{Closing, News};
 use crate::protocol::event_stream::{Event, Parser};
 use crate::types::{Kind, Outcome, StreamEnd};
 
@@ -113,7 +113,7 @@ impl OriginEvents {
             body: data.map(BytesMut::freeze),
             next: control.stream_next_offset.into(),
             up_to_date: control.up_to_date || control.stream_closed,
-            closed: control.stream_closed.then_some(end),
+            closed: control.stream_closed.then_some(Closing { end }),
         })
     }
 }
@@ -165,7 +165,7 @@ mod tests {
         );
         let news = OriginEvents::new(Kind::Text, true).push(&bytes).unwrap();
         assert!(news[0].closed.is_none());
-        let end = news[1].closed.clone().unwrap().unwrap();
+        let end = news[1].closed.clone().unwrap().end.unwrap();
         assert_eq!(
             (end.outcome, end.reason.as_deref()),
             (Outcome::Failed, Some("why"))

@@ -11,11 +11,11 @@ use tokio::time::Instant;
 use super::answer::{Answer, AnswerBody};
 use super::asked::{Asked, Subject};
 use super::route::Route;
-use super::subscription::{Data, Lease, Look};
+use super::subscription::{Closing, Data, Lease, Look};
 use crate::observe::access::LiveEnd;
 use crate::protocol::sse::{Control, DataEvent, Encoding, put_control};
 use crate::serve::{ServeError, Source};
-use crate::types::{Kind, StreamEnd};
+use crate::types::Kind;
 
 /// How long a reader waits before it asks an origin again that did not answer it.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -26,11 +26,13 @@ pub(super) struct Reader {
     pub(super) subject: Subject,
     subscription: Option<Lease>,
     pub(super) at: Arc<str>,
+    /// Whether the origin named `at` itself, and not only the client.
+    is_named: bool,
     pub(super) content_type: Arc<str>,
     pub(super) kind: Kind,
     /// Whether the origin said that there is nothing behind `at`, the last time it was asked.
     up_to_date: bool,
-    pub(super) closed: Option<Option<Arc<StreamEnd>>>,
+    pub(super) closed: Option<Closing>,
 }
 
 /// Where a live read begins.
@@ -49,21 +51,22 @@ impl Reader {
         let subject = &asked.subject;
         let offset = asked.offset();
         let found = route.edge.subscriptions.find(route, subject);
-        if let Some(subscription) = found
-            && let Some(at) = known_place(&subscription, offset)
+        if let Some(subscription) = &found
+            && let Some(at) = known_place(subscription, offset)
         {
             return Ok(Begun::Along(Self {
                 route: route.clone(),
                 subject: subscription.subject.clone(),
                 at,
+                is_named: true,
                 content_type: subscription.content_type.clone(),
                 kind: subscription.kind,
-                subscription: Some(subscription),
+                subscription: found,
                 up_to_date: true,
                 closed: None,
             }));
         }
-        let answer = route.catch_up(subject, Some(offset), None).await?;
+        let answer = route.catch_up(subject, offset, None).await?;
         let next = answer.next_offset();
         let (StatusCode::OK, Some(next)) = (answer.status, next) else {
             return Ok(Begun::Refused(answer));
@@ -72,6 +75,7 @@ impl Reader {
         let mut reader = Self {
             route: route.clone(),
             subject: subject.clone(),
+            is_named: found.is_some_and(|found| found.has_come_to(offset)),
             subscription: None,
             at: if offset == "now" {
                 next.clone()
@@ -91,11 +95,15 @@ impl Reader {
 
     /// Takes what an answer says of the place behind it.
     pub(super) fn pass(&mut self, answer: &Answer) {
-        if let Some(next) = answer.next_offset() {
+        // Some origins let an append be read before they count it: nobody goes back.
+        if let Some(next) = answer.next_offset()
+            && (*next > *self.at || !self.is_named)
+        {
             self.at = next;
+            self.is_named = true;
         }
         self.up_to_date = answer.is_up_to_date();
-        self.closed = answer.is_closed().then(|| answer.end());
+        self.closed = answer.closing();
     }
 
     fn subscribe(&mut self, at: &Arc<str>) -> Result<&Lease, ServeError> {
@@ -115,16 +123,16 @@ impl Reader {
 
     /// What there is now behind `at`.
     pub(super) fn look(&mut self) -> Result<Look, ServeError> {
-        if let Some(end) = &self.closed {
-            return Ok(Look::Closed(end.clone()));
+        if let Some(closing) = &self.closed {
+            return Ok(Look::Closed(closing.clone()));
         }
         if self.subscription.is_none() && !self.up_to_date {
             return Ok(Look::Behind);
         }
         let at = self.at.clone();
         let look = self.subscribe(&at)?.look(&at);
-        if let Look::Closed(end) = &look {
-            self.closed = Some(end.clone());
+        if let Look::Closed(closing) = &look {
+            self.closed = Some(closing.clone());
         }
         Ok(look)
     }
@@ -146,13 +154,14 @@ impl Reader {
     /// Takes data as read.
     pub(super) fn take(&mut self, data: &Data) {
         self.at = data.next.clone();
+        self.is_named = true;
         self.up_to_date = data.up_to_date;
         self.closed.clone_from(&data.closed);
     }
 
     /// What the origin, or the cache, has behind `at`.
     pub(super) async fn catch_up(&self) -> Result<Answer, ServeError> {
-        let answer = self.route.catch_up(&self.subject, Some(&self.at), None);
+        let answer = self.route.catch_up(&self.subject, &self.at, None);
         answer.await
     }
 }
@@ -241,7 +250,7 @@ impl Events {
             None => {}
         }
         let control = self.control(answer.is_up_to_date(), closed);
-        let end = self.reader.closed.as_ref().and_then(Option::as_deref);
+        let end = self.reader.closed.as_ref().and_then(Closing::end);
         put_control(&mut out, &self.reader.at, &control, end);
         self.told = true;
         self.ended = closed;
@@ -264,7 +273,7 @@ impl Events {
     fn place(&mut self, closed: bool) -> Bytes {
         let mut out = BytesMut::with_capacity(160);
         let control = self.control(true, closed);
-        let end = self.reader.closed.as_ref().and_then(Option::as_deref);
+        let end = self.reader.closed.as_ref().and_then(Closing::end);
         put_control(&mut out, &self.reader.at, &control, end);
         self.told = true;
         self.ended = closed;
@@ -283,13 +292,19 @@ impl Events {
                 self.playing = Some(Playing::new(answer));
                 Ok(true)
             }
-            Ok(answer) if answer.status.is_client_error() => Err(LiveEnd::StreamGone),
+            Ok(answer) if is_final(answer.status) => Err(LiveEnd::StreamGone),
             Ok(_) | Err(_) => {
                 self.retry_at = Some(later());
                 Ok(false)
             }
         }
     }
+}
+
+/// Whether asking again would not help.
+fn is_final(status: StatusCode) -> bool {
+    let later = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
+    status.is_client_error() && !later.contains(&status)
 }
 
 /// When an origin is asked again that did not help.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 use ring::hmac;
@@ -53,12 +55,12 @@ impl Route {
         edge: Arc<Edge>,
         settings: Streams,
         origin: &Origin,
-        metrics: Arc<UpstreamMetrics>,
+        metrics: &Arc<UpstreamMetrics>,
     ) -> Result<Arc<Self>, UpstreamError> {
         let secret = edge.server.log.secret();
         let header = |name: &String| HeaderName::try_from(name).ok();
         Ok(Arc::new(Self {
-            origins: Origins::new(origin, &metrics, &edge.stop)?,
+            origins: Origins::new(origin, metrics, &edge.stop)?,
             via: Via::new(origin.name.as_deref()),
             linger: origin.linger,
             credentials: origin.credentials.iter().filter_map(header).collect(),
@@ -168,8 +170,7 @@ impl Route {
             }
             Some(Mode::CatchUp) => {
                 let tag = asked.if_none_match.as_deref();
-                let offset = asked.offset.as_deref();
-                let answer = self.catch_up(&asked.subject, offset, tag).await?;
+                let answer = self.catch_up(&asked.subject, &asked.offset, tag).await?;
                 Ok(answer.into_reply(self))
             }
             Some(Mode::LongPoll) => self.long_poll(asked).await,
@@ -263,8 +264,5 @@ fn name(origin: &Origin) -> String {
     );
     let text = format!("{rules:?}");
     let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
-    digest.as_ref()[..8]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    URL_SAFE_NO_PAD.encode(&digest.as_ref()[..9])
 }

@@ -40,7 +40,12 @@ struct State {
     written: Option<Arc<str>>,
     /// This edge passed the closing on.
     close_written: bool,
+    /// Since when the origin has been saying that the stream ends before what it said earlier.
+    behind_since: Option<Instant>,
 }
+
+/// So long an origin may say so: some let an append be read before they count it.
+const BEHIND_MAX: Duration = Duration::from_secs(2);
 
 /// How a subscription is.
 #[derive(Clone, Debug)]
@@ -50,9 +55,16 @@ pub(super) enum Status {
     /// What the origin has is known as soon as it says so.
     Following,
     /// Nothing follows the ring's end.
-    Closed(Option<Arc<StreamEnd>>),
+    Closed(Closing),
     /// The stream is gone, or another one, or not for these readers any more.
     Gone,
+}
+
+/// That nothing follows.
+#[derive(Clone, Debug)]
+pub(super) struct Closing {
+    /// How the stream ended, if the origin knows.
+    pub(super) end: Option<Arc<StreamEnd>>,
 }
 
 /// What makes encoded events the same for two readers.
@@ -71,7 +83,7 @@ pub(super) enum Look {
     /// written through this edge.
     Nothing { fresh: bool },
     /// Nothing ever.
-    Closed(Option<Arc<StreamEnd>>),
+    Closed(Closing),
     /// The offset is not known here: what is behind it must be read by catch-up.
     Behind,
     /// The stream is gone.
@@ -84,8 +96,14 @@ pub(super) struct Data {
     numbers: Range<u64>,
     pub(super) next: Arc<str>,
     pub(super) up_to_date: bool,
-    /// Whether the stream is closed, and how it ended.
-    pub(super) closed: Option<Option<Arc<StreamEnd>>>,
+    /// Whether the stream is closed behind it.
+    pub(super) closed: Option<Closing>,
+}
+
+impl Closing {
+    pub(super) fn end(&self) -> Option<&StreamEnd> {
+        self.end.as_deref()
+    }
 }
 
 impl Subscription {
@@ -105,6 +123,7 @@ impl Subscription {
                 status: Status::Connecting(Instant::now()),
                 written: None,
                 close_written: false,
+                behind_since: None,
             }),
             moved: Notify::new(),
             encoded: Mutex::default(),
@@ -129,11 +148,10 @@ impl Subscription {
         let ring = &state.ring;
         match (&state.status, ring.find(at)) {
             (Status::Gone, _) => Look::Gone,
-            (_, Place::Behind) => Look::Behind,
+            // Whoever has been farther than the end knows more than this subscription ever will.
+            (_, Place::Behind) | (Status::Closed(_), Place::Ahead) => Look::Behind,
             (_, Place::Pieces(range)) => Look::Data(state.data(range)),
-            (Status::Closed(end), Place::Tail) => Look::Closed(end.clone()),
-            // Whoever has been farther knows more than this subscription ever will.
-            (Status::Closed(_), Place::Ahead) => Look::Behind,
+            (Status::Closed(closing), Place::Tail) => Look::Closed(closing.clone()),
             (status, place) => Look::Nothing {
                 fresh: matches!(status, Status::Following)
                     && place == Place::Tail
@@ -188,8 +206,13 @@ impl Subscription {
         {
             let mut state = self.state.lock();
             if *news.next < **state.ring.tail() {
-                return Err(Replaced);
+                let since = *state.behind_since.get_or_insert_with(Instant::now);
+                if news.body.is_some() || since.elapsed() > BEHIND_MAX {
+                    return Err(Replaced);
+                }
+                return Ok(());
             }
+            state.behind_since = None;
             match news.body {
                 Some(body) if news.next != *state.ring.tail() => {
                     let from = state.ring.tail().clone();
@@ -204,7 +227,7 @@ impl Subscription {
                 _ => {}
             }
             state.status = match news.closed {
-                Some(end) => Status::Closed(end),
+                Some(closing) => Status::Closed(closing),
                 None => Status::Following,
             };
         }
@@ -232,6 +255,11 @@ impl Subscription {
             state.written = Some(next.into());
         }
         state.close_written |= closed;
+    }
+
+    /// Whether the origin has named this offset, or one behind it.
+    pub(super) fn has_come_to(&self, at: &str) -> bool {
+        *at <= **self.state.lock().ring.tail()
     }
 
     /// Whether something was written through this edge that has not come yet.
@@ -281,7 +309,7 @@ impl State {
         let pieces = self.ring.pieces(range);
         let last_was_all = self.ring.last().is_some_and(|last| last.up_to_date);
         let closed = match &self.status {
-            Status::Closed(end) => Some(end.clone()),
+            Status::Closed(closing) => Some(closing.clone()),
             _ => None,
         };
         Data {
@@ -321,8 +349,8 @@ pub(super) struct News {
     pub(super) body: Option<Bytes>,
     pub(super) next: Arc<str>,
     pub(super) up_to_date: bool,
-    /// Whether the stream is closed, and how it ended.
-    pub(super) closed: Option<Option<Arc<StreamEnd>>>,
+    /// Whether the stream is closed behind it.
+    pub(super) closed: Option<Closing>,
 }
 
 /// The stream is behind where it was: it is another one.
@@ -363,7 +391,11 @@ fn encode(kind: Kind, data: &Data, key: &EncodedKey) -> Bytes {
     let mut event = sse::DataEvent::begin(&mut out, key.encoding);
     data.each_part(kind, |part| event.put(&mut out, part));
     event.end(&mut out);
-    let end = data.closed.as_ref().and_then(Option::as_deref);
+    let end = data.closed.as_ref().and_then(Closing::end);
     sse::put_control(&mut out, &data.next, &key.control, end);
     out.freeze()
 }
+
+#[cfg(test)]
+#[path = "subscription_tests.rs"]
+mod tests;

@@ -19,9 +19,12 @@ pub(super) struct Subscriptions {
     max: usize,
 }
 
+/// The subscriptions to one stream.
+type OfStream = HashMap<(Variant, Scope), Arc<Subscription>>;
+
 #[derive(Default)]
 struct Streams {
-    by_stream: HashMap<Arc<str>, HashMap<(Variant, Scope), Arc<Subscription>>>,
+    by_stream: HashMap<Arc<str>, OfStream>,
     count: usize,
 }
 

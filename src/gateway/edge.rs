@@ -1,7 +1,7 @@
 //! Routes whose streams have their home elsewhere.
 
 use super::forward::Forwarder;
-use super::routes::Route;
+use super::routes::{Route, has_dot_segments};
 use super::session::{Answer, Asked, Gateway, access, base_url, client_facts, read_mode};
 use crate::edge::{self, CACHE_STATUS, Home};
 use crate::observe::metrics::{Live, OriginRequest};
@@ -32,6 +32,10 @@ impl Gateway {
     ) -> Result<Answer, ServeError> {
         let request = session.req_header();
         edge.route.check_loop(&request.headers)?;
+        // The origin would resolve them.
+        if has_dot_segments(request.uri.path()) {
+            return Err(ServeError::Path("it holds a . or .. segment"));
+        }
         let below = route.below(request.uri.path())?;
         let home = edge.route.home(&below);
         let is_stream = below != "__ds" && !below.starts_with("__ds/");

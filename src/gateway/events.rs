@@ -114,7 +114,7 @@ impl Connection {
                 Ok(_) => {}
             }
         }
-        pending().await
+        pending::<()>().await;
     }
 
     /// Writes one chunk of the body.

@@ -3,7 +3,7 @@
 use super::body::content_length;
 use super::edge::Passing;
 use super::respond::{self, CLIENT_LEFT};
-use super::routes::Building;
+use super::routes::{Building, has_dot_segments};
 use super::session::{access, client_facts};
 use super::upgrade::wants_upgrade;
 use crate::observe::access::Finished;
@@ -166,19 +166,6 @@ pub(super) async fn take_apart(mut session: ServerSession) -> Option<(Stream, By
     session.set_pipelining_enabled(true);
     let (stream, rest) = session.finish().await.ok()??.into_parts();
     Some((stream, rest.unwrap_or_default()))
-}
-
-/// Whether a path has a `.` or `..` segment, however it is written.
-fn has_dot_segments(path: &str) -> bool {
-    let mut plain = path.to_ascii_lowercase();
-    for (written, meant) in [("%2e", "."), ("%2f", "/"), ("%5c", "/"), ("\\", "/")] {
-        if plain.contains(written) {
-            plain = plain.replace(written, meant);
-        }
-    }
-    plain
-        .split('/')
-        .any(|segment| matches!(segment, "." | ".."))
 }
 
 /// How connections of clients are kept.

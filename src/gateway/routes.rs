@@ -205,7 +205,7 @@ impl Route {
                         shared.clone(),
                         streams.clone(),
                         origin,
-                        metrics.upstreams(pattern),
+                        &metrics.upstreams(pattern),
                     )?;
                     Kind::Edge(Box::new(edge(pattern, route, building)))
                 }
@@ -325,6 +325,19 @@ fn decode(path: &str) -> Result<Cow<'_, str>, ServeError> {
         return Err(ServeError::Path("it holds a . or .. segment"));
     }
     Ok(decoded)
+}
+
+/// Whether a path has a `.` or `..` segment, however it is written.
+pub(super) fn has_dot_segments(path: &str) -> bool {
+    let mut plain = path.to_ascii_lowercase();
+    for (written, meant) in [("%2e", "."), ("%2f", "/"), ("%5c", "/"), ("\\", "/")] {
+        if plain.contains(written) {
+            plain = plain.replace(written, meant);
+        }
+    }
+    plain
+        .split('/')
+        .any(|segment| matches!(segment, "." | ".."))
 }
 
 #[cfg(test)]

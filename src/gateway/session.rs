@@ -160,7 +160,7 @@ impl Gateway {
         live: Box<Sse>,
         asked: Asked,
     ) -> Result<Handled> {
-        self.log_opened(session, &asked, &live);
+        log_opened(session, &asked, &live);
         let mut sent = Sent::new(head.status);
         let head = respond::header(session, head, None);
         if let Err(error) = session.write_response_header(head).await {
@@ -304,16 +304,9 @@ impl Gateway {
 
     async fn respond(&self, session: &mut ServerSession, reply: Reply, asked: &Asked) -> Sent {
         if let Body::Live(live) = &reply.body {
-            self.log_opened(session, asked, live);
+            log_opened(session, asked, live);
         }
         respond::respond(session, reply, &asked.method).await
-    }
-
-    fn log_opened(&self, session: &ServerSession, asked: &Asked, live: &Sse) {
-        if crate::observe::access::enabled() {
-            let access = access(session, &asked.method, asked.pattern());
-            access.live_opened(Live::Sse, &live.position());
-        }
     }
 
     /// Counts the request and writes it down.
@@ -366,6 +359,13 @@ fn long_poll_end(sent: &Sent) -> Option<LiveEnd<'static>> {
         StatusCode::NOT_FOUND | StatusCode::GONE => Some(LiveEnd::StreamGone),
         status if status.as_u16() == respond::CLIENT_LEFT => Some(LiveEnd::ClientLeft),
         _ => None,
+    }
+}
+
+fn log_opened(session: &ServerSession, asked: &Asked, live: &Sse) {
+    if crate::observe::access::enabled() {
+        let access = access(session, &asked.method, asked.pattern());
+        access.live_opened(Live::Sse, &live.position());
     }
 }
 

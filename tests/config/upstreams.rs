@@ -111,3 +111,40 @@ fn files_of_authorities_are_read() {
         assert_problem("\"https://a\"", &settings, message, "");
     }
 }
+
+#[test]
+fn origins_that_make_no_sense_are_found() {
+    let good = format!("upstreams = [{GOOD}]");
+    for (settings, message, hint) in [
+        ("upstreams = []".to_owned(), "`upstreams` is empty", "http"),
+        (
+            format!("{good}\nshard_by = 0"),
+            "`shard_by` is 0",
+            "the least is 1",
+        ),
+        (
+            format!("{good}\nname = \"a b\""),
+            "is not the name of an edge",
+            "1 to 64",
+        ),
+        (
+            format!("{good}\ncredentials = [\"a b\"]"),
+            "is not the name of a header",
+            "X-Api",
+        ),
+        (
+            format!("{good}\nstrip_prefix = \"/a\""),
+            "unknown key `strip_prefix`",
+            "the keys here are",
+        ),
+    ] {
+        let text = format!(
+            "[[site]]\nlisten = [\"127.0.0.1:1\"]\n[[site.route]]\npath = \"/*\"\n[site.route.streams.origin]\n{settings}\n"
+        );
+        let problems = problems(&text);
+        assert_eq!(problems.len(), 1, "{text}{problems:?}");
+        let told = told(&problems[0]);
+        assert!(told.1.contains(message), "{told:?}");
+        assert!(told.2.contains(hint), "{told:?}");
+    }
+}

@@ -188,6 +188,10 @@ impl Disk {
             flight,
         } = writing;
         let head = file::encode(&key, &entry).map_err(io::Error::other)?;
+        let bytes = on_disk(head.len() as u64 + entry.body.len() as u64);
+        if !self.index.disk.fits(bytes) {
+            return Ok(());
+        }
         let temporary = self.temporary_path(TEMPORARY);
         let written = write_file(&temporary, &[&head, &entry.body]);
         let published = written.and_then(|()| {
@@ -196,8 +200,7 @@ impl Disk {
                 return fs::remove_file(&temporary).map(|()| Vec::new());
             }
             self.publish(&temporary, place)?;
-            let bytes = head.len() as u64 + entry.body.len() as u64;
-            Ok(self.index.add_file(place, on_disk(bytes), names))
+            Ok(self.index.add_file(place, bytes, names))
         });
         if published.is_err() {
             let _ = fs::remove_file(&temporary);

@@ -160,7 +160,8 @@ impl Index {
         })
     }
 
-    /// Puts an answer into memory, unless it is forgotten since its flight began.
+    /// Puts an answer into memory, if it fits there. Returns `false`, and keeps nothing, if it is
+    /// forgotten since its flight began.
     pub(super) fn keep(
         &self,
         place: Place,
@@ -179,8 +180,11 @@ impl Index {
             if !slot.has(flight) {
                 return false;
             }
-            slot.entry = Some(entry.clone());
             stream.names.add(names);
+            if !self.memory.fits(entry.weight()) {
+                return true;
+            }
+            slot.entry = Some(entry.clone());
             self.memory.admit(place, entry.weight())
         };
         for place in left {

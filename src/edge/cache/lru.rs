@@ -26,6 +26,12 @@ impl Lru {
         ))
     }
 
+    /// Whether something of this size may come in. What is larger than all would drive out
+    /// everything else before it leaves itself.
+    pub(super) fn fits(&self, bytes: usize) -> bool {
+        bytes <= self.0.weight_limit()
+    }
+
     /// Takes a place in, or gives it another size; returns those that have to leave.
     #[must_use]
     pub(super) fn admit(&self, place: Place, bytes: usize) -> Vec<Place> {

@@ -183,7 +183,7 @@ mod tests {
         let control = (header::CACHE_CONTROL, "max-age=60");
         for status in [204, 206, 304, 404, 410, 500] {
             let status = StatusCode::from_u16(status).unwrap();
-            let headers = headers(&[control.clone()]);
+            let headers = headers(std::slice::from_ref(&control));
             let verdict = judge(status, &headers, &Scope::Anonymous, NOW_MS);
             assert_eq!(verdict, Verdict::Pass, "{status}");
         }

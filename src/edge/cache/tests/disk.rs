@@ -108,6 +108,22 @@ async fn the_disk_is_bounded_and_what_was_used_stays() {
 }
 
 #[tokio::test]
+async fn what_is_larger_than_a_tier_drives_nothing_out_of_it() {
+    let world = World::with(|config| {
+        config.cache.memory_bytes = 32 << 10;
+        config.cache.disk_bytes = 64 << 10;
+    });
+    let body = |bytes| Answer::whole(FIXED, "x".repeat(bytes));
+    put(&world, key("small"), body(10)).await;
+    put(&world, key("for the disk"), body(40 << 10)).await;
+    put(&world, key("for nothing"), body(80 << 10)).await;
+    assert_eq!(world.read("small").await.1, "hit");
+    assert_eq!(world.read("for the disk").await.1, "hit; detail=disk");
+    put(&world, key("for nothing"), body(80 << 10)).await;
+    assert_eq!(files(world.dir.path()).len(), 2);
+}
+
+#[tokio::test]
 async fn the_number_of_files_is_bounded() {
     let world = World::with(|config| config.cache.disk_entries_max = 3);
     for number in 0..10 {
