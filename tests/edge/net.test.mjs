@@ -117,5 +117,6 @@ test("an edge that was cut off serves what it has, and says when it cannot", pat
   } finally {
     edge.link.restore()
   }
-  await call(404, "GET", `${edge.url}${unique()}?offset=-1`)
+  // It is noticed by the next check of the origin's health.
+  await until(async () => (await fetch(`${edge.url}${unique()}?offset=-1`)).status === 404)
 })

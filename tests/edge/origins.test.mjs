@@ -5,7 +5,7 @@ import { test } from "node:test"
 import { DurableStream, stream } from "@durable-streams/client"
 import { startRelay } from "../tools/relay.mjs"
 import { installed, names, startOther } from "./others.mjs"
-import { call, patience, readOn, startEdge, startNet, together, unique } from "./support.mjs"
+import { call, patience, readOn, startEdge, startNet, together, unique, until } from "./support.mjs"
 
 const READERS = 20
 const APPENDS = 60
@@ -111,7 +111,9 @@ test("a circle of edges is ended", patience, async () => {
     return { edges: [first, second] }
   })
   try {
-    for (const edge of edges) await call(508, "GET", `${edge.url}${unique()}?offset=-1`)
+    for (const edge of edges) {
+      await until(async () => (await fetch(`${edge.url}${unique()}?offset=-1`)).status === 508)
+    }
   } finally {
     await stop()
   }

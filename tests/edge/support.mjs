@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict"
 import { randomUUID } from "node:crypto"
+import path from "node:path"
 import { metric } from "../tools/metrics.mjs"
 import { startRelay } from "../tools/relay.mjs"
 import { startServer } from "../tools/server.mjs"
@@ -9,19 +10,11 @@ import { startServer } from "../tools/server.mjs"
 export { patience, until } from "../tools/patience.mjs"
 export { append, call, close, create, get, readOn, text, unique } from "../tools/streams.mjs"
 
-/** A route of streams whose home is at `origin`. */
-export const edgeRoute = (origin, settings = "", path = "/v1/stream/*") => `
-[[site.route]]
-path = "${path}"
-[site.route.streams]
-long_poll_timeout = "2s"
-[site.route.streams.origin]
-upstreams = ["${origin}"]
-${settings}
-`
+const file = path.join(import.meta.dirname, "../../conf/examples/edge.toml")
 
-/** Starts an edge before `origin`. */
-export const startEdge = (origin, settings) => startServer({ config: edgeRoute(origin, settings) })
+/** Starts an edge before `origin`, with the example's configuration as it is. */
+export const startEdge = (origin) =>
+  startServer({ file, env: { HEADWATER_ORIGIN: origin, HEADWATER_LONG_POLL: "2s" } })
 
 /** Starts what is asked for in turn, and stops all of it when one of them fails. */
 export async function together(start) {
@@ -47,13 +40,13 @@ export async function together(start) {
 }
 
 /** Starts a Headwater origin and `count` edges, each with a link of its own to the origin. */
-export function startNet(count, settings = "") {
+export function startNet(count) {
   return together(async (add) => {
     const origin = await add(startServer({ longPollTimeout: "2s" }))
     const edges = []
     for (let n = 0; n < count; n++) {
       const link = await add(startRelay(origin.url))
-      const edge = await add(startEdge(link.url, settings))
+      const edge = await add(startEdge(link.url))
       edges.push(Object.assign(edge, { link }))
     }
     return { origin, edges }
