@@ -26,7 +26,7 @@ RECORDING_VENV := tests/recording/python/.venv
 .PHONY: help
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
-	echo "Also: build fmt lint deny unit instructions conformance clients recording bench-full bench-micro clean"
+	echo "Also: build fmt lint deny unit instructions conformance clients recording cdn edge bench-full bench-edge bench-micro clean"
 
 # --- Building and running
 
@@ -46,7 +46,7 @@ run: build
 # --- Testing: each stage ends the run when it fails
 
 .PHONY: test
-test: test-prerequisites lint deny unit instructions conformance clients recording
+test: test-prerequisites lint deny unit instructions conformance clients recording cdn edge
 	@echo "=== all stages passed"
 
 .PHONY: test-prerequisites
@@ -94,7 +94,7 @@ $(GUNGRAUN_RUNNER): Cargo.lock
 
 .PHONY: conformance
 conformance: build tests/conformance/node_modules/.package-lock.json
-	@echo "=== conformance: the official suite, in the clear and over TLS"
+	@echo "=== conformance: the official suite, in the clear, over TLS and through an edge"
 	node tests/conformance/run.mjs
 
 .PHONY: clients
@@ -107,6 +107,18 @@ clients: build tests/clients/typescript/node_modules/.package-lock.json $(CLIENT
 recording: build tests/recording/node_modules/.package-lock.json $(RECORDING_VENV)/installed
 	@echo "=== recording: curl, Chromium, the OpenAI clients, kill -9, a thousand at once"
 	PYTHON="$(CURDIR)/$(RECORDING_VENV)/bin/python" node tests/recording/run.mjs $(ARGS)
+
+# One of them alone: make cdn ARGS=live
+.PHONY: cdn
+cdn: build tests/clients/typescript/node_modules/.package-lock.json
+	@echo "=== cdn: nginx and Varnish before a server, Chromium behind them"
+	node tests/cdn/run.mjs $(ARGS)
+
+# With fewer readers: make edge EDGE_READERS=1000
+.PHONY: edge
+edge: build tests/edge/node_modules/.package-lock.json tests/clients/typescript/node_modules/.package-lock.json
+	@echo "=== edge: ten thousand readers, cut links, kill -9, the servers of others"
+	node tests/edge/run.mjs $(ARGS)
 
 %/node_modules/.package-lock.json: %/package.json %/package-lock.json
 	npm ci --prefix $* --no-audit --no-fund --loglevel=error
@@ -134,6 +146,11 @@ bench: prerequisites
 .PHONY: bench-full
 bench-full: prerequisites
 	$(BENCH) compare -- $(BENCH_FULL) --write $(ARGS)
+
+# An edge beside nginx, its readers, and its origin: make bench-edge ARGS="--rows added"
+.PHONY: bench-edge
+bench-edge: prerequisites
+	$(BENCH) edge -- $(ARGS)
 
 # The smallest steps by themselves: make bench-micro ARGS=json
 .PHONY: bench-micro

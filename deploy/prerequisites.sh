@@ -18,6 +18,10 @@ has_libclang() { # bindgen loads it at run time, to read RocksDB's header
         compgen -G "/usr/lib*/libclang*.so*"
 }
 
+has_program() { # also where only root looks
+    PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin command -v "$1"
+}
+
 need build-essential sh -c 'command -v cc c++ make'
 need clang command -v clang
 need libclang-dev has_libclang
@@ -29,6 +33,8 @@ if [[ $purpose == test ]]; then
     need python3 command -v python3
     need python3-venv python3 -c 'import ensurepip, venv'
     need chromium command -v chromium
+    need nginx has_program nginx
+    need varnish has_program varnishd
     need valgrind command -v valgrind
     need iproute2 command -v ip
 fi

@@ -22,6 +22,10 @@ pub struct Head {
 const TRUE: HeaderValue = HeaderValue::from_static("true");
 const ACCEPT_ENCODING: HeaderValue = HeaderValue::from_static("accept-encoding");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+/// For those whose requests a shared cache held back while it asked for the first of them: without
+/// a copy they would all have to wait anew, one after the other in some caches.
+const SHARED_BY_THOSE_WHO_WAITED: HeaderValue =
+    HeaderValue::from_static("public, max-age=0, s-maxage=1");
 
 const METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS";
 const REQUEST_HEADERS: &str = "Content-Type, Authorization, If-None-Match, Stream-Seq, Stream-TTL, \
@@ -225,6 +229,8 @@ pub enum Freshness {
     Fixed,
     /// It ends at the tail of an open stream.
     Tail,
+    /// It says, after a wait, that there is nothing yet.
+    Waited,
     /// It says only that there is nothing yet.
     Nothing,
 }
@@ -238,6 +244,7 @@ pub struct CachePolicy {
     stale_seconds: u64,
     fixed: HeaderValue,
     tail: HeaderValue,
+    waited: HeaderValue,
 }
 
 impl CachePolicy {
@@ -252,9 +259,11 @@ impl CachePolicy {
             stale_seconds: route.stale_while_revalidate.as_secs(),
             fixed: NO_STORE,
             tail: NO_STORE,
+            waited: NO_STORE,
         };
         policy.fixed = policy.value(Freshness::Fixed, u64::MAX);
         policy.tail = policy.value(Freshness::Tail, u64::MAX);
+        policy.waited = policy.value(Freshness::Waited, u64::MAX);
         policy
     }
 
@@ -262,6 +271,7 @@ impl CachePolicy {
     pub fn cache_control(&self, freshness: Freshness, remaining_ms: Option<u64>) -> HeaderValue {
         match (freshness, remaining_ms) {
             (Freshness::Nothing, _) => NO_STORE,
+            (Freshness::Waited, None) => self.waited.clone(),
             (Freshness::Fixed, None) => self.fixed.clone(),
             (Freshness::Tail, None) => self.tail.clone(),
             (_, Some(remaining_ms)) => self.value(freshness, remaining_ms / 1000),
@@ -271,7 +281,10 @@ impl CachePolicy {
     fn value(&self, freshness: Freshness, remaining_seconds: u64) -> HeaderValue {
         let scope = self.scope;
         let text = match freshness {
-            Freshness::Nothing => return NO_STORE,
+            Freshness::Waited if scope == "public" && remaining_seconds > 0 => {
+                return SHARED_BY_THOSE_WHO_WAITED;
+            }
+            Freshness::Waited | Freshness::Nothing => return NO_STORE,
             Freshness::Fixed => {
                 let age = self.fixed_seconds.min(remaining_seconds);
                 format!("{scope}, max-age={age}, immutable")
@@ -411,14 +424,22 @@ mod tests {
             text(Freshness::Tail, Some(70_000)),
             "public, max-age=60, stale-while-revalidate=10"
         );
+        assert_eq!(
+            text(Freshness::Waited, None),
+            "public, max-age=0, s-maxage=1"
+        );
+        assert_eq!(text(Freshness::Waited, Some(900)), "no-store");
         assert_eq!(text(Freshness::Nothing, None), "no-store");
         let private = Streams {
             cache: CacheScope::Private,
             cache_max_age: Duration::from_secs(5),
             ..Streams::default()
         };
-        let value = CachePolicy::new(&private).cache_control(Freshness::Fixed, None);
+        let private = CachePolicy::new(&private);
+        let value = private.cache_control(Freshness::Fixed, None);
         assert_eq!(value, "private, max-age=5, immutable");
+        let value = private.cache_control(Freshness::Waited, None);
+        assert_eq!(value, "no-store");
     }
 
     #[test]

@@ -155,10 +155,15 @@ fn end_of(answer: &Answer) -> EndState {
     }
 }
 
-fn freshness(from: From, answer: &Answer) -> Freshness {
-    let moves = from == From::Start && !answer.view.meta.retention.is_unlimited();
-    if moves {
+pub(super) fn freshness(from: From, answer: &Answer) -> Freshness {
+    let moves = match from {
         // A copy would lead its readers, again and again, to what was trimmed.
+        From::Start => !answer.view.meta.retention.is_unlimited(),
+        // A copy would give them what came before they asked.
+        From::Tail => true,
+        From::At(_) => false,
+    };
+    if moves {
         Freshness::Nothing
     } else if answer.fixed() {
         Freshness::Fixed
@@ -170,7 +175,7 @@ fn freshness(from: From, answer: &Answer) -> Freshness {
 }
 
 /// How long a copy of an answer may be kept, if the stream's life or the age of its data is limited.
-fn remaining_ms(stream: &Stream, view: &View, now_ms: UnixMs) -> Option<u64> {
+pub(super) fn remaining_ms(stream: &Stream, view: &View, now_ms: UnixMs) -> Option<u64> {
     let deadline = stream.deadline_ms(view);
     let remaining = deadline.map(|deadline| deadline.saturating_sub(now_ms));
     remaining

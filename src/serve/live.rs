@@ -1,21 +1,21 @@
 //! GET that waits: long-poll and SSE (protocol, sections 5.7 and 5.8).
 
 use super::compress::Wanted;
-use super::get::position;
+use super::get::{freshness, position, remaining_ms};
 use super::{Body, Reply, ServeError, Server, Source, Sse, Target};
 use crate::frame::{self, Frames};
 use crate::hub::{EncodedKey, Run, View};
-use crate::log::{AnswerBody, ReadError, Stream};
+use crate::log::{Answer, AnswerBody, ReadError, Stream};
 use crate::observe::access::LiveEnd;
 use crate::observe::metrics::Live;
 use crate::protocol::names;
-use crate::protocol::reply::{self, Head};
-use crate::protocol::request;
+use crate::protocol::reply::{self, Freshness, Head};
+use crate::protocol::request::{self, From};
 use crate::protocol::sse::{self, Control, Encoding};
 use crate::types::{Kind, Lifetime, Offset, Position};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use http::StatusCode;
+use http::{StatusCode, header};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
@@ -24,11 +24,15 @@ impl Server {
     pub(super) async fn long_poll(
         self: &Arc<Self>,
         target: &Target<'_>,
-        read: request::Read,
+        mut read: request::Read,
     ) -> Result<Reply, ServeError> {
         let (stream, view) = self.begin_read(target).await?;
         let _reader = self.live_reader(Live::LongPoll)?;
         let at = position(read.from, &view).unwrap_or(view.tail);
+        if matches!(read.from, From::At(at) if at > view.tail) {
+            // Like `now`, it waits where the tail happens to be.
+            read.from = From::Tail;
+        }
         let deadline = Instant::now() + target.route.config.long_poll_timeout;
         let id = view.meta.id;
         let waited = timeout_at(deadline, stream.tail().wait(id, at));
@@ -45,7 +49,38 @@ impl Server {
         if answer.from < answer.to {
             return self.answer(target, &stream, &read, found, cursor).await;
         }
-        Ok(nothing_new(target, &answer.view, cursor))
+        Ok(self.nothing_new(target, &stream, read.from, answer, cursor))
+    }
+
+    /// The reply of a long-poll that waited in vain, or at the end of a closed stream.
+    fn nothing_new(
+        &self,
+        target: &Target<'_>,
+        stream: &Stream,
+        from: From,
+        answer: &Answer,
+        cursor: Option<u64>,
+    ) -> Reply {
+        let view = &answer.view;
+        let mut head = Head::new(StatusCode::NO_CONTENT, target.route.config.cors);
+        head.set_next_offset(view.tail);
+        head.set_up_to_date(true);
+        head.set_closed(view.closed, view.end.as_deref());
+        if let Some(cursor) = cursor {
+            head.set_number(names::STREAM_CURSOR, cursor);
+        }
+        let fresh = match freshness(from, answer) {
+            Freshness::Nothing if from != From::Tail => Freshness::Waited,
+            fresh => fresh,
+        };
+        let remaining = remaining_ms(stream, view, self.clock.now_ms());
+        let control = target.route.caching.cache_control(fresh, remaining);
+        head.set(header::CACHE_CONTROL, control);
+        head.set_cache_tag(&target.path);
+        Reply {
+            head,
+            body: Body::Empty,
+        }
     }
 
     pub(super) async fn sse(
@@ -92,22 +127,6 @@ impl Server {
     /// What tells a stream from all others that are or were anywhere.
     fn stream_id(&self, view: &View) -> String {
         reply::stream_id(self.log.database_id(), &view.meta)
-    }
-}
-
-/// The reply of a long-poll that waited in vain, or at the end of a closed stream.
-fn nothing_new(target: &Target<'_>, view: &View, cursor: Option<u64>) -> Reply {
-    let mut head = Head::new(StatusCode::NO_CONTENT, target.route.config.cors);
-    head.set_next_offset(view.tail);
-    head.set_up_to_date(true);
-    head.set_closed(view.closed, view.end.as_deref());
-    if let Some(cursor) = cursor {
-        head.set_number(names::STREAM_CURSOR, cursor);
-    }
-    head.set_no_store();
-    Reply {
-        head,
-        body: Body::Empty,
     }
 }
 

@@ -1,7 +1,7 @@
 // Runs the official conformance suite against the binary:
-//   HEADWATER_BIN=… node run.mjs [plain|tls]…
-// Both by default: HTTP/1.1 in the clear, then HTTP/1.1 over TLS (Node's fetch
-// speaks no HTTP/2). Fewer tests passed than expected is a failure, since a
+//   HEADWATER_BIN=… node run.mjs [plain|tls|edge]…
+// All by default: HTTP/1.1 in the clear, then HTTP/1.1 over TLS (Node's fetch
+// speaks no HTTP/2), then through an edge before another server. Fewer tests passed than expected is a failure, since a
 // suite that silently leaves tests out would look green.
 
 import fs from "node:fs"
@@ -12,10 +12,25 @@ import { run, withServer } from "../tools/server.mjs"
 const EXPECTED_TESTS = 332
 const here = import.meta.dirname
 
+// The suite's tests for an idle long-poll wait less than the default timeout.
+const longPollTimeout = "500ms"
+
+const edgeOf = (origin) => `
+[[site.route]]
+path = "/v1/stream/*"
+streams = { long_poll_timeout = "${longPollTimeout}", origin = { upstreams = ["${origin.url}"] } }
+`
+
+/** Runs `suite` against what the mode asks for. */
+const modes = {
+  plain: (suite) => withServer({ longPollTimeout }, suite),
+  tls: (suite) => withServer({ longPollTimeout, tls: true }, suite),
+  edge: (suite) => withServer({ longPollTimeout }, (origin) => withServer({ config: edgeOf(origin) }, suite)),
+}
+
 async function conformance(mode) {
   const report = path.join(os.tmpdir(), `headwater-conformance-${process.pid}-${mode}.json`)
-  // The suite's tests for an idle long-poll wait less than the default timeout.
-  return withServer({ tls: mode === "tls", longPollTimeout: "500ms" }, async (server) => {
+  return modes[mode](async (server) => {
     console.log(`conformance (${mode}): ${server.url}`)
     const code = await run(
       process.execPath,
@@ -45,8 +60,8 @@ async function conformance(mode) {
   })
 }
 
-const modes = process.argv.length > 2 ? process.argv.slice(2) : ["plain", "tls"]
-for (const mode of modes) {
-  if (!["plain", "tls"].includes(mode)) throw new Error(`unknown mode: ${mode}`)
-  if (!(await conformance(mode))) process.exit(1)
+const names = process.argv.length > 2 ? process.argv.slice(2) : Object.keys(modes)
+for (const name of names) {
+  if (!modes[name]) throw new Error(`unknown mode: ${name}`)
+  if (!(await conformance(name))) process.exit(1)
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::common::http::Response;
-use crate::common::{Noise, Server, Setup, seed, unique};
+use crate::common::http::{Response, request};
+use crate::common::{Noise, Server, Setup, seed, unique, wait_until};
 
 const STEPS: u32 = 2_000;
 const CONTENT_TYPES: [&str; 3] = ["application/json", "text/plain", "application/octet-stream"];
@@ -222,4 +222,79 @@ fn immutable_answers_never_change() {
         model.cache.len()
     );
     assert!(model.cache.len() > 50, "the test has something to test");
+}
+
+/// Appends once a long-poll waits for it, and gives the answer to the long-poll.
+fn poll_while_appending(server: &Server, target: &str, offset: &str) -> Response {
+    let url = format!("{target}?offset={offset}&live=long-poll");
+    let mut connection = server.connect();
+    connection
+        .send(&request("GET", &url, &[], b""))
+        .expect("sent");
+    wait_until("the long-poll waits", || {
+        let metrics = String::from_utf8(server.admin("/metrics").body).expect("text");
+        metrics.contains("headwater_live_readers{mode=\"long_poll\"} 1\n")
+    });
+    server.append(target, "text/plain", b"more");
+    connection.response().expect("an answer")
+}
+
+#[test]
+fn what_long_polls_were_told_is_kept_no_longer_than_it_holds() {
+    let server = Setup {
+        streams: vec![r#"long_poll_timeout = "500ms""#.to_owned()],
+        ..Setup::quick()
+    }
+    .start();
+    let target = unique("polled");
+    server.create(&target, "text/plain", b"one");
+    let tail = server.call("HEAD", &target, &[], b"");
+    let tail = tail.expect("stream-next-offset").to_owned();
+    let poll = |offset: &str| {
+        let url = format!("{target}?offset={offset}&live=long-poll");
+        server.call("GET", &url, &[], b"")
+    };
+
+    let in_vain = poll(&tail);
+    assert_eq!(in_vain.status, 204);
+    let shared = "public, max-age=0, s-maxage=1";
+    assert_eq!(in_vain.expect("cache-control"), shared);
+    assert!(
+        in_vain
+            .expect("cache-tag")
+            .ends_with(target.rsplit('/').next().unwrap())
+    );
+    assert_eq!(poll("now").expect("cache-control"), "no-store");
+
+    server.close(&target);
+    let closed = poll(&tail);
+    assert_eq!(closed.status, 204);
+    assert_eq!(closed.expect("stream-closed"), "true");
+    assert!(is_immutable(&closed), "{closed:?}");
+    assert_eq!(poll("now").expect("cache-control"), "no-store");
+}
+
+#[test]
+fn what_came_after_now_is_not_kept_for_a_later_now() {
+    let server = Setup {
+        streams: vec![r#"long_poll_timeout = "1h""#.to_owned()],
+        ..Setup::quick()
+    }
+    .start();
+    let target = unique("now");
+    server.create(&target, "text/plain", b"one");
+    let tail = server.call("HEAD", &target, &[], b"");
+    let tail = tail.expect("stream-next-offset").to_owned();
+    let from_tail = poll_while_appending(&server, &target, &tail);
+    assert_eq!(from_tail.body, b"more");
+    assert!(
+        from_tail
+            .expect("cache-control")
+            .starts_with("public, max-age=60")
+    );
+    for offset in ["now", "9999999999999999_9999999999999999"] {
+        let answer = poll_while_appending(&server, &target, offset);
+        assert_eq!(answer.body, b"more", "{offset}");
+        assert_eq!(answer.expect("cache-control"), "no-store", "{offset}");
+    }
 }

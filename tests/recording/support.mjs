@@ -2,11 +2,10 @@ import { spawn } from "node:child_process"
 import { once } from "node:events"
 import net from "node:net"
 import path from "node:path"
-import { setTimeout as sleep } from "node:timers/promises"
+import { until } from "../tools/patience.mjs"
 import { startServer } from "../tools/server.mjs"
 
-/** No test waits for ever, and none fails because the machine is slow. */
-export const patience = { timeout: 300_000 }
+export { patience, until } from "../tools/patience.mjs"
 
 /** Starts the test upstream as a process of its own; resolves to its `url` and `stop()`. */
 export async function startUpstream(...flags) {
@@ -148,15 +147,6 @@ export function parseEvents(bytes) {
 
 /** Events without the ids that a route with `event_ids` added. */
 export const withoutIds = (bytes) => bytes.toString().replace(/^id: .*(\r\n|\r|\n)/gm, "")
-
-/** Waits until `check` gives something, however long that takes. */
-export async function until(check) {
-  for (;;) {
-    const found = await check()
-    if (found) return found
-    await sleep(20)
-  }
-}
 
 /** How a stream ended, from the head of an answer about its end. */
 export async function endOf(streamUrl) {

@@ -22,7 +22,7 @@ export function binary() {
  * A port that nobody listens on, from below the kernel's ephemeral range, so
  * that no outgoing connection of another test can take it before the server.
  */
-async function freePort() {
+export async function freePort() {
   for (;;) {
     const port = 10_000 + Math.floor(Math.random() * 20_000)
     const probe = net.createServer()
