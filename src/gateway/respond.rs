@@ -117,8 +117,6 @@ async fn send_pieces(
     })? {
         sent.bytes += piece.len() as u64;
         session.write_response_body(piece, false).await?;
-        // A fast client takes piece after piece, and what else this thread has to do is shorter.
-        tokio::task::yield_now().await;
     }
     session.write_response_body(Bytes::new(), true).await
 }
