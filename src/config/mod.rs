@@ -371,7 +371,7 @@ pub struct Streams {
     pub stale_while_revalidate: Duration,
 
     /// How answers that never change are compressed.
-    pub compression: Compression,
+    pub compression: Box<Compression>,
 
     /// Whether pages of any origin may use these streams from a browser.
     pub cors: bool,
@@ -396,7 +396,7 @@ impl Default for Streams {
             cache_max_age: Duration::from_hours(365 * 24),
             tail_max_age: Duration::from_mins(1),
             stale_while_revalidate: Duration::from_mins(5),
-            compression: Compression::default(),
+            compression: Box::default(),
             cors: true,
             base_url: None,
         }

@@ -96,8 +96,8 @@ pub fn matched_etag(if_none_match: &str, etag: &str, coding: Option<Coding>) -> 
         })
 }
 
-/// Whether content of this type becomes much smaller: text, and what is written as text.
-pub fn is_compressible(content_type: &str) -> bool {
+/// Whether content of this type is text, or written as text: so it becomes much smaller.
+pub fn is_text(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     let essence = essence.to_ascii_lowercase();
     match essence.split_once('/') {
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_compressible() {
+    fn what_is_text() {
         for yes in [
             "text/plain",
             "Text/HTML; charset=utf-8",
@@ -195,7 +195,7 @@ mod tests {
             "application/ld+json;x=y",
             "application/x-ndjson",
         ] {
-            assert!(is_compressible(yes), "{yes}");
+            assert!(is_text(yes), "{yes}");
         }
         for no in [
             "application/octet-stream",
@@ -204,7 +204,7 @@ mod tests {
             "application/gzip",
             "",
         ] {
-            assert!(!is_compressible(no), "{no}");
+            assert!(!is_text(no), "{no}");
         }
     }
 }

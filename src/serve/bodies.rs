@@ -132,7 +132,9 @@ impl Bodies {
     /// Makes the body of an answer whose bytes are in memory.
     pub(super) fn make(&self, answer: &Answer, runs: &[Run]) -> Kept {
         let mut encoder = Encoder::new(answer.view.meta.kind);
-        runs.iter().for_each(|run| encoder.push(run));
+        for run in runs {
+            encoder.push(run);
+        }
         self.of_pieces(answer, None, encoder.finish())
     }
 
@@ -140,7 +142,9 @@ impl Bodies {
     pub(super) fn extend(&self, kept: &Kept, answer: &Answer, runs: &[Run]) -> Kept {
         let more = runs.iter().map(|run| run.frames.len()).sum();
         let mut encoder = Encoder::resume(answer.view.meta.kind, &kept.pieces, more);
-        runs.iter().for_each(|run| encoder.push(run));
+        for run in runs {
+            encoder.push(run);
+        }
         self.of_pieces(answer, None, encoder.finish())
     }
 
@@ -228,11 +232,6 @@ impl Kept {
     /// Whether compressing has made it smaller.
     pub(super) fn is_smaller(&self) -> bool {
         !self.pieces.is_empty()
-    }
-
-    /// Positions between which the answer lies.
-    pub(super) fn range_bytes(&self) -> u64 {
-        self.to - self.from
     }
 
     /// The stream that it is of.

@@ -6,8 +6,8 @@ use super::encode::Piece;
 use super::find::Found;
 use crate::config::Compression;
 use crate::log::{Answer, AnswerBody};
-use crate::protocol::coding::{Accepted, is_compressible};
-use crate::types::Coding;
+use crate::protocol::coding::{self, Accepted};
+use crate::types::{Coding, Kind, StreamMeta};
 use bytes::Bytes;
 use flate2::write::GzEncoder;
 use std::io::{self, Write};
@@ -40,13 +40,13 @@ impl<'a> Wanted<'a> {
     pub(super) fn applies(&self, answer: &Answer) -> bool {
         !self.compression.codings.is_empty()
             && answer.fixed()
-            && self.is_long(answer.to - answer.from)
-            && is_compressible(&answer.view.meta.content_type)
+            && answer.to - answer.from >= self.compression.bytes_min.max(1)
+            && is_compressible(&answer.view.meta)
     }
+}
 
-    pub(super) fn is_long(&self, range_bytes: u64) -> bool {
-        range_bytes >= self.compression.bytes_min.max(1)
-    }
+fn is_compressible(meta: &StreamMeta) -> bool {
+    meta.kind != Kind::Binary || coding::is_text(&meta.content_type)
 }
 
 impl Server {

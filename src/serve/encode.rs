@@ -216,10 +216,14 @@ mod tests {
             let (first, rest) = runs.split_at(stop.min(runs.len()));
             for kind in [Kind::Json, Kind::Text] {
                 let mut encoder = Encoder::new(kind);
-                first.iter().for_each(|run| encoder.push(run));
+                for run in first {
+                    encoder.push(run);
+                }
                 let pieces = encoder.finish();
                 let mut encoder = Encoder::resume(kind, &pieces, 1000);
-                rest.iter().for_each(|run| encoder.push(run));
+                for run in rest {
+                    encoder.push(run);
+                }
                 let pieces = encoder.finish();
                 prop_assert!(joined(&pieces) == encode(kind, &runs));
                 prop_assert_eq!(pieces.last().unwrap().to, runs.last().unwrap().end());

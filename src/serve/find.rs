@@ -67,8 +67,8 @@ impl Server {
             at,
             coding: None,
         };
-        if let Some(kept) = self.find_compressed(&view, key, wanted) {
-            return Ok(self.reused(view, kept));
+        if let Some(found) = self.find_compressed(&view, key, wanted) {
+            return Ok(found);
         }
         match self.bodies.get_or_make(key).await {
             Ok(kept) if kept.answers(&view) => Ok(self.reused(view, kept)),
@@ -88,12 +88,14 @@ impl Server {
         Found::made(view, kept)
     }
 
-    /// The body as the client wants it, if it was compressed before.
-    fn find_compressed(&self, view: &View, key: Key, wanted: Wanted<'_>) -> Option<Arc<Kept>> {
+    /// The answer as the client wants it, if it was compressed before.
+    fn find_compressed(&self, view: &View, key: Key, wanted: Wanted<'_>) -> Option<Found> {
         let coding = Some(wanted.coding?);
         let kept = self.bodies.get(Key { coding, ..key })?;
-        let fits = kept.is_smaller() && kept.answers(view) && wanted.is_long(kept.range_bytes());
-        (fits && self.bodies.has_room()).then_some(kept)
+        let usable = kept.is_smaller() && kept.answers(view) && self.bodies.has_room();
+        // What was seen of the stream may be older than its closing.
+        (usable && wanted.applies(&kept.answer(view.clone())))
+            .then(|| self.reused(view.clone(), kept))
     }
 
     /// The answer where a body is kept that does not fit the stream as it was seen.

@@ -26,9 +26,9 @@ fn a_client_gets_the_coding_that_it_likes_best() {
     }
     .start();
     let (open, closed) = (unique("open"), unique("closed"));
-    let text: String = (0..100_000)
-        .map(|number| format!("{number:07}\n"))
-        .collect();
+    let text = (0..100_000).fold(String::new(), |text, number| {
+        text + &format!("{number:07}\n")
+    });
     for stream in [&open, &closed] {
         server.create(stream, "text/plain", text.as_bytes());
         let more = server.call("POST", stream, &[("content-type", "text/plain")], b"more");

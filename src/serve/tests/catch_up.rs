@@ -113,7 +113,7 @@ impl Story {
                 messages.concat()
             };
             let headers = reply.head.headers.clone();
-            self.check(index, &headers, accept);
+            check_coding(&headers, accept);
             let body = bytes_of(reply).await;
             assert!(
                 decoded(&headers, &body) == expected.as_bytes(),
@@ -126,17 +126,6 @@ impl Story {
             }
             index = after;
         }
-    }
-
-    /// Only what never changes is compressed, and all that could have been says so.
-    fn check(&self, index: usize, headers: &HeaderMap, accept: &str) {
-        let fixed = text(headers, "cache-control").contains("immutable");
-        let coding = text(headers, "content-encoding");
-        assert!(coding.is_empty() || (fixed && accept.contains(&coding)));
-        assert!(coding.is_empty() || text(headers, "etag").ends_with(&format!(":{coding}\"")));
-        let varies = text(headers, "vary") == "accept-encoding";
-        assert!(!varies || fixed, "from {index}");
-        assert!(varies || coding.is_empty());
     }
 
     /// An immutable answer stays as it is in each form, and each form's tag is known.
@@ -163,6 +152,17 @@ impl Story {
         let before = self.fixed.entry(key).or_insert_with(|| answer.clone());
         assert!(*before == answer, "from {index}");
     }
+}
+
+/// Only what never changes is compressed, and all that could have been says so.
+fn check_coding(headers: &HeaderMap, accept: &str) {
+    let fixed = text(headers, "cache-control").contains("immutable");
+    let coding = text(headers, "content-encoding");
+    assert!(coding.is_empty() || (fixed && accept.contains(&coding)));
+    assert!(coding.is_empty() || text(headers, "etag").ends_with(&format!(":{coding}\"")));
+    let varies = text(headers, "vary") == "accept-encoding";
+    assert!(!varies || fixed);
+    assert!(varies || coding.is_empty());
 }
 
 fn text(headers: &HeaderMap, name: &str) -> String {
