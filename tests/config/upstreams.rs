@@ -135,7 +135,7 @@ fn origins_that_make_no_sense_are_found() {
         (
             format!("{good}\nstrip_prefix = \"/a\""),
             "unknown key `strip_prefix`",
-            "the keys here are",
+            "belongs to",
         ),
     ] {
         let text = format!(
