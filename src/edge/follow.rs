@@ -41,7 +41,8 @@ pub(super) async fn follow(route: Arc<Route>, subscription: Arc<Subscription>) {
     match ended {
         Some(Ended::Gone) => {
             let subject = &subscription.subject;
-            route.forget(subject.home, &subject.stream).await;
+            subscription.set_gone();
+            route.forget_answers(subject.home, &subject.stream).await;
         }
         Some(Ended::Refused) => subscription.set_gone(),
         Some(Ended::Closed) | None => {}

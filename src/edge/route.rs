@@ -193,8 +193,13 @@ impl Route {
         };
         let identity = identity(headers);
         let replaced = identity.is_some_and(|identity| self.is_replaced(subject, identity));
-        if gone || replaced {
+        if replaced {
             self.forget(subject.home, &subject.stream).await;
+        } else if gone {
+            // Perhaps for this caller alone: others find out by themselves.
+            let stream = self.stream_key(subject.home, &subject.stream);
+            self.edge.subscriptions.end_for(&stream, &subject.scope);
+            self.forget_answers(subject.home, &subject.stream).await;
         }
     }
 
@@ -207,8 +212,14 @@ impl Route {
     /// Forgets all of a stream: it is gone, or is another one.
     pub(super) async fn forget(&self, home: usize, path: &str) {
         let stream = self.stream_key(home, path);
-        self.edge.generations.advance(&stream);
         self.edge.subscriptions.end(&stream);
+        self.forget_answers(home, path).await;
+    }
+
+    /// Forgets what is kept of a stream, and what is on its way.
+    pub(super) async fn forget_answers(&self, home: usize, path: &str) {
+        let stream = self.stream_key(home, path);
+        self.edge.generations.advance(&stream);
         let purge = Purge::Stream {
             origin: self.origins.all()[home].name.clone(),
             path: path.to_owned(),
@@ -234,8 +245,10 @@ impl Route {
         let created = *method == Method::PUT && head.status == StatusCode::CREATED;
         let deleted = *method == Method::DELETE && head.status.is_success();
         let gone = matches!(head.status, StatusCode::NOT_FOUND | StatusCode::GONE);
-        if created || deleted || gone {
+        if created || deleted {
             self.forget(home.0, path).await;
+        } else if gone {
+            self.forget_answers(home.0, path).await;
         } else if !reads && head.status.is_success() {
             let next = head.headers.get(names::STREAM_NEXT_OFFSET);
             let closed = head.headers.contains_key(names::STREAM_CLOSED);

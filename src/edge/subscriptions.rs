@@ -145,6 +145,17 @@ impl Subscriptions {
         }
     }
 
+    /// A stream is gone for these callers, and perhaps for them alone.
+    pub(super) fn end_for(&self, stream: &str, scope: &Scope) {
+        let streams = self.streams.lock();
+        let all = streams.by_stream.get(stream).into_iter().flatten();
+        for ((_, whose), subscription) in all {
+            if whose == scope {
+                subscription.set_gone();
+            }
+        }
+    }
+
     /// This edge passed an append on.
     pub(super) fn written(&self, stream: &str, next: &str, closed: bool) {
         let streams = self.streams.lock();
