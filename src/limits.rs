@@ -63,6 +63,13 @@ pub struct Limits {
     #[schemars(with = "DurationText")]
     pub write_timeout: Duration,
 
+    /// The most bytes of an answer that wait in the system to be sent on a TCP connection; what is on
+    /// its way does not count. More would not make a client faster, and what many clients have
+    /// waiting would no longer fit the processor's caches.
+    #[serde(with = "units::size")]
+    #[schemars(with = "SizeText")]
+    pub unsent_bytes_max: u64,
+
     /// How long a connection may stay open without a request.
     #[serde(with = "units::duration")]
     #[schemars(with = "DurationText")]
@@ -98,6 +105,7 @@ impl Default for Limits {
             recordings_max: 10_000,
             body_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(30),
+            unsent_bytes_max: 128 << 10,
             idle_timeout: Duration::from_mins(1),
             queue_wait: Duration::from_secs(5),
             h2_streams_max: 128,

@@ -13,7 +13,7 @@ use crate::observe::admin::{self, CheckpointError, Parts, Readiness};
 use crate::observe::logs;
 use crate::observe::metrics::Metrics;
 use crate::recorder::{RecordError, Recorder};
-use crate::serve::Server;
+use crate::serve::{Bodies, Server};
 use pingora::server::ListenFds;
 use pingora::services::Service as _;
 use pingora::services::listening::Service;
@@ -80,7 +80,7 @@ fn runtime(threads: Option<usize>) -> Result<Runtime, RunError> {
 async fn run_on(config: Config, metrics: Arc<Metrics>) -> Result<(), RunError> {
     let sites = config.site.iter().flat_map(|site| &site.listen);
     let addresses: BTreeSet<_> = sites.chain(&config.admin).collect();
-    let sockets = Sockets::bind(addresses.into_iter())?;
+    let sockets = Sockets::bind(addresses.into_iter(), config.limits.unsent_bytes_max)?;
     let bound = sockets.bound.clone();
     let fds = sockets.into_fds();
     let lifecycle = Arc::new(Lifecycle::default());
@@ -88,7 +88,7 @@ async fn run_on(config: Config, metrics: Arc<Metrics>) -> Result<(), RunError> {
     let config = Arc::new(config);
     let rocks = open_database(&config).await?;
     let (server, stop_work) = start_log(&config, &metrics, &rocks)?;
-    report_figures(&metrics, &server.log, &rocks);
+    report_figures(&server, &rocks);
     let recorder = start_recorder(&config, &server);
     recorder.recover().await?;
     let stop_upstreams = CancellationToken::new();
@@ -157,6 +157,7 @@ fn start_log(
         log,
         clock,
         metrics: metrics.clone(),
+        bodies: Bodies::new(config.log.bodies_bytes()),
         producers_max: options.producers_max,
         live_readers: Arc::new(Semaphore::new(config.limits.live_readers_max)),
         draining: CancellationToken::new(),
@@ -174,10 +175,15 @@ fn start_recorder(config: &Config, server: &Arc<Server>) -> Arc<Recorder> {
 }
 
 /// Lets a scrape of the metrics take the figures that are only worth asking for then.
-fn report_figures(metrics: &Arc<Metrics>, log: &Arc<Log>, rocks: &Arc<Rocks>) {
-    let (log, rocks) = (log.clone(), rocks.clone());
-    metrics.on_scrape(Box::new(move |metrics| {
-        let figures = log.figures();
+fn report_figures(server: &Arc<Server>, rocks: &Arc<Rocks>) {
+    let (scraped, rocks) = (Arc::downgrade(server), rocks.clone());
+    server.metrics.on_scrape(Box::new(move |metrics| {
+        let Some(server) = scraped.upgrade() else {
+            return;
+        };
+        let kept_bytes = server.bodies.alive_bytes();
+        metrics.kept_answers.bytes.set(kept_bytes as i64);
+        let figures = server.log.figures();
         metrics.open_streams.set(figures.streams_in_memory as i64);
         metrics.hot_tail_bytes.set(figures.hot_bytes as i64);
         metrics

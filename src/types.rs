@@ -1,6 +1,8 @@
 //! The words every room uses: stream paths, positions, content kinds, producers and lifetimes.
 
 use bytes::Bytes;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
 
@@ -158,6 +160,38 @@ impl Kind {
 
 fn essence(content_type: &str) -> &str {
     content_type.split(';').next().unwrap_or_default().trim()
+}
+
+/// How the bytes of an answer are compressed on their way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Coding {
+    #[serde(rename = "zstd")]
+    Zstd,
+    #[serde(rename = "br")]
+    Brotli,
+    #[serde(rename = "gzip")]
+    Gzip,
+}
+
+impl Coding {
+    pub const ALL: [Self; 3] = [Self::Zstd, Self::Brotli, Self::Gzip];
+
+    /// The name of the coding in HTTP.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Zstd => "zstd",
+            Self::Brotli => "br",
+            Self::Gzip => "gzip",
+        }
+    }
+
+    /// The coding with this name; case does not count.
+    pub fn named(name: &str) -> Option<Self> {
+        let is_alias = name.eq_ignore_ascii_case("x-gzip");
+        let mut all = Self::ALL.into_iter();
+        all.find(|coding| name.eq_ignore_ascii_case(coding.as_str()))
+            .or(is_alias.then_some(Self::Gzip))
+    }
 }
 
 /// Whether two content types name the same format: case and parameters do not count.

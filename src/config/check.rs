@@ -159,6 +159,13 @@ impl Check<'_, '_> {
             1 << 10,
             1 << 20,
         );
+        self.size(
+            section,
+            "unsent_bytes_max",
+            limits.unsent_bytes_max,
+            4 << 10,
+            (1 << 31) - 1,
+        );
         // The bounds of HTTP/2 itself: RFC 9113, sections 6.5.2 and 6.9.1.
         self.size(
             section,

@@ -8,6 +8,7 @@ mod check;
 mod check_recordings;
 mod check_sites;
 mod check_upstreams;
+mod compression;
 mod de;
 mod environment;
 mod listen;
@@ -33,6 +34,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 pub use crate::limits::Limits;
 pub use cache::CacheConfig;
+pub use compression::Compression;
 pub use environment::{Environment, OVERRIDE_PREFIX};
 pub use listen::{Listen, ListenError};
 pub use load::{AdminFlag, DevFlags};
@@ -172,13 +174,29 @@ impl Default for LogConfig {
             segment_bytes: 4 << 20,
             queue_bytes_max: 64 << 20,
             queue_ops_max: 65_536,
-            cache_bytes: 64 << 20,
+            cache_bytes: 256 << 20,
             hot_bytes_max: 128 << 20,
             streams_in_memory_max: 100_000,
             block_cache_bytes: 32 << 20,
             memtable_bytes: 16 << 20,
             expiry_interval: Duration::from_secs(1),
         }
+    }
+}
+
+/// The part of the memory for answers that segments have from which bodies are not made whole: live
+/// readers and those that begin inside them read these.
+const SEGMENTS_PART: u64 = 4;
+
+impl LogConfig {
+    /// The memory for segments that were read.
+    pub fn segments_bytes(&self) -> u64 {
+        self.cache_bytes / SEGMENTS_PART
+    }
+
+    /// The memory for bodies that were made.
+    pub fn bodies_bytes(&self) -> u64 {
+        self.cache_bytes - self.segments_bytes()
     }
 }
 
@@ -333,6 +351,9 @@ pub struct Streams {
     #[schemars(with = "DurationText")]
     pub stale_while_revalidate: Duration,
 
+    /// How answers that never change are compressed.
+    pub compression: Compression,
+
     /// Whether pages of any origin may use these streams from a browser.
     pub cors: bool,
 
@@ -355,6 +376,7 @@ impl Default for Streams {
             cache_max_age: Duration::from_hours(365 * 24),
             tail_max_age: Duration::from_mins(1),
             stale_while_revalidate: Duration::from_mins(5),
+            compression: Compression::default(),
             cors: true,
             base_url: None,
         }

@@ -6,6 +6,8 @@
 use crate::config::Listen;
 use parking_lot::Mutex;
 use pingora::server::{Fds, ListenFds};
+#[cfg(target_os = "linux")]
+use socket2::SockRef;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::IntoRawFd;
@@ -34,26 +36,33 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// Binds all addresses. It must run inside a Tokio runtime.
-    pub fn bind<'a>(addresses: impl Iterator<Item = &'a Listen>) -> Result<Self, BindError> {
+    /// Binds all addresses. It must run inside a Tokio runtime. `unsent_bytes_max` is what waits to
+    /// be sent at most on each of their connections.
+    pub fn bind<'a>(
+        addresses: impl Iterator<Item = &'a Listen>,
+        unsent_bytes_max: u64,
+    ) -> Result<Self, BindError> {
         let mut sockets = Self {
             fds: Fds::new(),
             bound: Vec::new(),
         };
         for address in addresses {
-            let bound = sockets.bind_one(address).map_err(|source| BindError {
-                address: address.clone(),
-                source,
-            })?;
+            let bound = sockets
+                .bind_one(address, unsent_bytes_max)
+                .map_err(|source| BindError {
+                    address: address.clone(),
+                    source,
+                })?;
             sockets.bound.push((address.clone(), bound));
         }
         Ok(sockets)
     }
 
-    fn bind_one(&mut self, address: &Listen) -> io::Result<Listen> {
+    fn bind_one(&mut self, address: &Listen, unsent_bytes_max: u64) -> io::Result<Listen> {
         match address {
             Listen::Tcp(tcp) => {
                 let listener = bind_tcp(*tcp)?;
+                limit_unsent(&listener, unsent_bytes_max)?;
                 let bound = listener.local_addr()?;
                 self.fds.add(tcp.to_string(), listener.into_raw_fd());
                 Ok(Listen::Tcp(bound))
@@ -79,6 +88,18 @@ fn bind_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.listen(BACKLOG)?.into_std()
 }
 
+/// Connections inherit the limit from the listener that accepts them.
+#[cfg(target_os = "linux")]
+fn limit_unsent(listener: &std::net::TcpListener, bytes_max: u64) -> io::Result<()> {
+    SockRef::from(listener).set_tcp_notsent_lowat(bytes_max as u32)
+}
+
+/// Elsewhere the system has limits of its own.
+#[cfg(not(target_os = "linux"))]
+fn limit_unsent(_: &std::net::TcpListener, _: u64) -> io::Result<()> {
+    Ok(())
+}
+
 fn check_unix(path: &Path) -> io::Result<()> {
     match std::fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
@@ -96,19 +117,34 @@ fn check_unix(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    const UNSENT_BYTES: u64 = 128 << 10;
+
     #[tokio::test]
     async fn a_taken_address_is_an_error_at_once() {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = Listen::Tcp(taken.local_addr().unwrap());
-        let error = Sockets::bind([&address].into_iter()).err().unwrap();
+        let error = Sockets::bind([&address].into_iter(), UNSENT_BYTES)
+            .err()
+            .unwrap();
         assert!(error.to_string().contains(&address.to_string()));
     }
 
     #[tokio::test]
     async fn port_0_becomes_a_port() {
         let address: Listen = "127.0.0.1:0".parse().unwrap();
-        let sockets = Sockets::bind([&address].into_iter()).unwrap();
+        let sockets = Sockets::bind([&address].into_iter(), UNSENT_BYTES).unwrap();
         assert_ne!(sockets.bound[0].1, address);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_waits_to_be_sent_is_limited_on_each_connection() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        limit_unsent(&listener, 54_321).unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (connection, _) = listener.accept().unwrap();
+        let limit = SockRef::from(&connection).tcp_notsent_lowat().unwrap();
+        assert_eq!(limit, 54_321);
     }
 
     #[tokio::test]
@@ -116,6 +152,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         std::fs::write(&path, "precious").unwrap();
-        assert!(Sockets::bind([&Listen::Unix(path)].into_iter()).is_err());
+        assert!(Sockets::bind([&Listen::Unix(path)].into_iter(), UNSENT_BYTES).is_err());
     }
 }

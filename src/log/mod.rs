@@ -29,7 +29,7 @@ pub use append::{AppendError, Appended};
 pub use committer::CommitError;
 pub use create::{Create, CreateError, Created, NOTE_BYTES_MAX};
 pub use delete::DeleteError;
-pub use reader::{Answer, AnswerBody, Part};
+pub use reader::{Answer, AnswerBody, Look, Part, Stored};
 pub use recovery::OpenError;
 pub use stream::Stream;
 

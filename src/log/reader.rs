@@ -63,10 +63,39 @@ impl Answer {
     }
 }
 
+/// What the memory of a stream tells of a read.
+#[derive(Debug)]
+pub enum Look {
+    /// All of the answer.
+    Known(Answer),
+    /// The bytes are in the store, of the stream as it is.
+    Stored(View),
+}
+
+/// An answer from the store.
+#[derive(Debug)]
+pub struct Stored {
+    pub answer: Answer,
+    /// All of the answer's bytes, if they were not too many to be read at once.
+    pub runs: Option<Vec<Run>>,
+}
+
 impl Log {
     /// What is answered to a read from `at`: nothing if that is the tail or beyond it, and an error
     /// if it lies before what is kept.
     pub async fn answer(&self, stream: &Arc<Stream>, at: Position) -> Result<Answer, ReadError> {
+        match self.look(stream, at)? {
+            Look::Known(answer) => Ok(answer),
+            Look::Stored(view) => {
+                let id = view.meta.id;
+                let answer = self.cold_answer(stream, view, at).await;
+                self.explained(stream, id, at, answer).await
+            }
+        }
+    }
+
+    /// The answer to a read from `at`, if it is in memory.
+    pub fn look(&self, stream: &Stream, at: Position) -> Result<Look, ReadError> {
         let (view, hot) = stream
             .tail()
             .read(at, |view| own_end(view, at))
@@ -77,30 +106,78 @@ impl Log {
             });
         }
         if at >= view.tail {
-            return Ok(Answer {
+            return Ok(Look::Known(Answer {
                 from: view.tail,
                 to: view.tail,
                 view,
                 body: AnswerBody::Hot(Vec::new()),
-            });
+            }));
         }
-        match hot.filter(|runs| !runs.is_empty()) {
-            Some(mut runs) => {
-                runs[0] = segment::piece(&runs[0], at, u64::MAX);
-                Ok(Answer {
-                    from: runs[0].start,
-                    to: runs[runs.len() - 1].end(),
-                    view,
-                    body: AnswerBody::Hot(runs),
-                })
-            }
-            None => {
-                let id = view.meta.id;
-                match self.cold_answer(stream, view, at).await {
-                    Err(ReadError::Gone) => Err(self.why_gone(stream, id, at).await),
-                    answer => answer,
-                }
-            }
+        let Some(mut runs) = hot.filter(|runs| !runs.is_empty()) else {
+            return Ok(Look::Stored(view));
+        };
+        runs[0] = segment::piece(&runs[0], at, u64::MAX);
+        Ok(Look::Known(Answer {
+            from: runs[0].start,
+            to: runs[runs.len() - 1].end(),
+            view,
+            body: AnswerBody::Hot(runs),
+        }))
+    }
+
+    /// The answer to a read from `at`, from the store, whole if it has at most `bytes_max` bytes. It
+    /// goes past the memory for segments: who reads so much at once keeps what is made of it.
+    pub async fn stored(
+        &self,
+        stream: &Arc<Stream>,
+        view: View,
+        at: Position,
+        bytes_max: u64,
+    ) -> Result<Stored, ReadError> {
+        let id = view.meta.id;
+        let stored = self.stored_answer(stream, view, at, bytes_max).await;
+        self.explained(stream, id, at, stored).await
+    }
+
+    async fn stored_answer(
+        &self,
+        stream: &Arc<Stream>,
+        view: View,
+        at: Position,
+        bytes_max: u64,
+    ) -> Result<Stored, ReadError> {
+        let plan_view = view.clone();
+        let (parts, runs) = self
+            .blocking(move |kv: &dyn Kv| {
+                let parts = plan(kv, &plan_view, at)?;
+                let small = parts.last().is_some_and(|part| part.to - at <= bytes_max);
+                let runs = small.then(|| read_whole(kv, &parts, at)).transpose()?;
+                Ok((parts, runs))
+            })
+            .await?;
+        let answer = match &runs {
+            None => self.cold_answer(stream, view, at).await?,
+            Some(runs) => Answer {
+                from: runs.first().map_or(at, |run| run.start),
+                to: runs.last().map_or(at, Run::end),
+                view,
+                body: AnswerBody::Cold(parts),
+            },
+        };
+        Ok(Stored { answer, runs })
+    }
+
+    /// Says of data that is gone whether it was trimmed.
+    async fn explained<T>(
+        &self,
+        stream: &Stream,
+        id: StreamId,
+        at: Position,
+        read: Result<T, ReadError>,
+    ) -> Result<T, ReadError> {
+        match read {
+            Err(ReadError::Gone) => Err(self.why_gone(stream, id, at).await),
+            read => read,
         }
     }
 
@@ -150,7 +227,7 @@ impl Log {
                 copied(segment::piece(&segment.run, at, PIECE_BYTES))
             }
             None => {
-                self.blocking(move |kv: &dyn Kv| read_open(kv, part.id, at, part.to))
+                self.blocking(move |kv: &dyn Kv| read_open(kv, part.id, at, part.to, PIECE_BYTES))
                     .await?
             }
         };
@@ -256,15 +333,39 @@ fn own_part(kv: &dyn Kv, view: &View, at: Position) -> Result<Part, ReadError> {
     })
 }
 
+/// Reads all parts of an answer from `at` on, each as one run.
+fn read_whole(kv: &dyn Kv, parts: &[Part], mut at: Position) -> Result<Vec<Run>, ReadError> {
+    let mut runs = Vec::with_capacity(parts.len());
+    for part in parts {
+        let run = match part.segment {
+            Some(start) => {
+                let segment = segment::read(kv, part.id, start)?;
+                segment::piece(&segment.run, at, u64::MAX)
+            }
+            None => read_open(kv, part.id, at, part.to, u64::MAX)?,
+        };
+        let run = cut(run, part.to);
+        at = run.end();
+        runs.push(run);
+    }
+    Ok(runs)
+}
+
 /// Reads from what was the open remainder when the answer was made. It may have been sealed and
 /// packed since.
-fn read_open(kv: &dyn Kv, id: StreamId, at: Position, to: Position) -> Result<Run, ReadError> {
-    if let Some(run) = segment::records(kv, id, at, to, PIECE_BYTES)? {
+fn read_open(
+    kv: &dyn Kv,
+    id: StreamId,
+    at: Position,
+    to: Position,
+    bytes_max: u64,
+) -> Result<Run, ReadError> {
+    if let Some(run) = segment::records(kv, id, at, to, bytes_max)? {
         return Ok(run);
     }
     let (start, _) = segment::bounds(kv, id, at)?.ok_or(ReadError::Gone)?;
     let segment = segment::read(kv, id, start)?;
-    Ok(copied(segment::piece(&segment.run, at, PIECE_BYTES)))
+    Ok(copied(segment::piece(&segment.run, at, bytes_max)))
 }
 
 fn copied(mut run: Run) -> Run {

@@ -63,7 +63,7 @@ impl Log {
             metrics,
             committer,
             streams: Registry::new(options.log.streams_in_memory_max),
-            segments: segment::cache(options.log.cache_bytes),
+            segments: segment::cache(options.log.segments_bytes()),
             ids,
             identity,
             left_unfinished: Mutex::new(left_unfinished),

@@ -139,6 +139,9 @@ impl Log {
 
 /// The part of a run from the append that holds `at` on, whole appends, about `bytes_max` bytes.
 pub(super) fn piece(run: &Run, at: Position, bytes_max: u64) -> Run {
+    if at <= run.start && run.frames.len() as u64 <= bytes_max {
+        return run.clone();
+    }
     let begin = frame::append_start(&run.frames, (at.saturating_sub(run.start)) as usize);
     let mut end = begin;
     for frame in frame::Frames::new(&run.frames, begin) {

@@ -25,7 +25,7 @@ pub use recorder::{Recordings, Way};
 use registrar::Registrar;
 pub use requests::RouteMetrics;
 use requests::Routes;
-pub use storage::{Commit, Database, DatabaseFigures, Queue, Stall, Traffic};
+pub use storage::{Commit, Database, DatabaseFigures, KeptAnswers, Queue, Stall, Traffic};
 use upstreams::Upstreams;
 pub use upstreams::{UpstreamFailure, UpstreamMetrics};
 
@@ -53,6 +53,8 @@ pub struct Metrics {
     pub appended: Traffic,
     /// Payload sent to readers.
     pub read: Traffic,
+    /// Answers to catch-up reads that are kept.
+    pub kept_answers: KeptAnswers,
     /// The committer's batches.
     pub commit: Commit,
     /// Seconds that writing and syncing one batch took.
@@ -113,6 +115,7 @@ impl Metrics {
             hooks: Mutex::default(),
             appended: Traffic::appended(r),
             read: Traffic::read(r),
+            kept_answers: KeptAnswers::new(r),
             commit: Commit::new(r),
             sync_seconds: storage::sync_seconds(r),
             queue: Queue::new(r),

@@ -1,5 +1,6 @@
 //! Requests to commands: what method, query and headers ask for (protocol, section 5).
 
+use super::coding::Accepted;
 use super::names;
 use crate::types::{
     Lifetime, Offset, Position, ProducerStamp, Retention, SAFE_INTEGER_MAX, UnixMs,
@@ -61,6 +62,7 @@ pub struct Read {
     /// The `cursor` parameter, if it is one of ours.
     pub cursor: Option<u64>,
     pub if_none_match: Option<String>,
+    pub accepted: Accepted,
 }
 
 /// Where a read begins.
@@ -307,6 +309,7 @@ fn read(query: &str, headers: &HeaderMap) -> Result<Read, RequestError> {
         mode,
         cursor,
         if_none_match: text(headers, &header::IF_NONE_MATCH)?.map(str::to_owned),
+        accepted: Accepted::of(headers),
     })
 }
 

@@ -1,8 +1,9 @@
-//! Bodies of replies. Large ones are read from the log in pieces while they are sent.
+//! Bodies of replies. Large ones are sent in pieces: as they are kept, or as they are read.
 
+use super::bodies::{Held, Kept};
+use super::encode::{PIECE_BYTES, Piece, encode, length, put_messages};
 use super::{Server, Sse};
-use crate::frame::Frames;
-use crate::hub::Run;
+use crate::frame;
 use crate::log::{Answer, AnswerBody, Part, ReadError};
 use crate::types::{Kind, Position};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -16,9 +17,11 @@ pub enum Body {
     Live(Box<Sse>),
 }
 
-/// A body that is read while it is sent.
+/// A body that is sent in pieces.
 pub struct Pieces {
     server: Arc<Server>,
+    held: Held,
+    /// Where to read what is not held.
     parts: Vec<Part>,
     kind: Kind,
     at: Position,
@@ -29,24 +32,52 @@ pub struct Pieces {
 }
 
 impl Body {
-    /// The body of a catch-up answer.
-    pub(super) async fn of_answer(server: &Arc<Server>, answer: Answer) -> Result<Self, ReadError> {
+    /// The body of a catch-up answer; `kept` is that body, if it is kept.
+    pub(super) async fn of_answer(
+        server: &Arc<Server>,
+        answer: Answer,
+        kept: Option<Arc<Kept>>,
+    ) -> Result<Self, ReadError> {
         let kind = answer.view.meta.kind;
-        match answer.body {
-            AnswerBody::Hot(runs) => Ok(Self::Full(server.count(&runs, encode(kind, &runs)))),
-            AnswerBody::Cold(parts) => {
-                let measured = server.log.measure(&parts, answer.from).await?;
-                Ok(Self::Pieces(Box::new(Pieces {
-                    server: server.clone(),
-                    parts,
-                    kind,
-                    at: answer.from,
-                    to: answer.to,
-                    begun: false,
-                    length: measured.map(|(messages, bytes)| length(kind, messages, bytes)),
-                })))
+        let (parts, held, length) = match (kept, answer.body) {
+            (Some(kept), body) => {
+                if let [piece] = &kept.pieces[..]
+                    && piece.bytes.len() <= PIECE_BYTES
+                {
+                    server.metrics.read.add(piece.plain_bytes, piece.messages);
+                    return Ok(Self::Full(piece.bytes.clone()));
+                }
+                (parts_of(body), server.bodies.hold(&kept), Some(kept.bytes))
             }
-        }
+            (None, AnswerBody::Hot(runs)) => {
+                let messages = runs.iter().map(|run| frame::measure(&run.frames, 0).0);
+                let body = encode(kind, &runs);
+                server.metrics.read.add(body.len() as u64, messages.sum());
+                return Ok(Self::Full(body));
+            }
+            (None, AnswerBody::Cold(parts)) => {
+                let measured = server.log.measure(&parts, answer.from).await?;
+                let length = measured.map(|(messages, bytes)| length(kind, messages, bytes));
+                (parts, Held::Nothing, length)
+            }
+        };
+        Ok(Self::Pieces(Box::new(Pieces {
+            server: server.clone(),
+            held,
+            parts,
+            kind,
+            at: answer.from,
+            to: answer.to,
+            begun: false,
+            length,
+        })))
+    }
+}
+
+fn parts_of(body: AnswerBody) -> Vec<Part> {
+    match body {
+        AnswerBody::Cold(parts) => parts,
+        AnswerBody::Hot(_) => Vec::new(),
     }
 }
 
@@ -56,99 +87,32 @@ impl Pieces {
         if self.at >= self.to {
             return Ok(None);
         }
+        let piece = match self.held.piece(self.at) {
+            Some(piece) => piece,
+            None => self.read().await?,
+        };
+        self.begun = true;
+        self.at = piece.to;
+        let metrics = &self.server.metrics;
+        metrics.read.add(piece.plain_bytes, piece.messages);
+        Ok(Some(piece.bytes))
+    }
+
+    /// Reads the next piece from the log.
+    async fn read(&self) -> Result<Piece, ReadError> {
         let run = self.server.log.piece(&self.parts, self.at).await?;
         let mut out = BytesMut::with_capacity(run.frames.len() + 2);
         let mut separator = if self.begun { b',' } else { b'[' };
         put_messages(&mut out, self.kind, &run, &mut separator);
-        self.begun = true;
-        self.at = run.end();
-        if self.at >= self.to && self.kind == Kind::Json {
+        let to = run.end();
+        if to >= self.to && self.kind == Kind::Json {
             out.put_u8(b']');
         }
-        Ok(Some(self.server.count(&[run], out.freeze())))
-    }
-}
-
-impl Server {
-    /// Counts what a body delivers.
-    fn count(&self, runs: &[Run], body: Bytes) -> Bytes {
-        let messages = runs
-            .iter()
-            .map(|run| Frames::new(&run.frames, 0).count() as u64);
-        self.metrics.read.add(body.len() as u64, messages.sum());
-        body
-    }
-}
-
-/// The body of an answer that is in memory. A single message is sent as it lies.
-fn encode(kind: Kind, runs: &[Run]) -> Bytes {
-    if kind != Kind::Json
-        && let [run] = runs
-        && let mut frames = Frames::new(&run.frames, 0)
-        && let (Some(frame), None) = (frames.next(), frames.next())
-    {
-        return run.frames.slice(frame.payload());
-    }
-    let bytes: usize = runs.iter().map(|run| run.frames.len()).sum();
-    let mut out = BytesMut::with_capacity(bytes + 2);
-    let mut separator = b'[';
-    for run in runs {
-        put_messages(&mut out, kind, run, &mut separator);
-    }
-    if kind == Kind::Json {
-        if separator == b'[' {
-            out.put_u8(b'[');
-        }
-        out.put_u8(b']');
-    }
-    out.freeze()
-}
-
-fn put_messages(out: &mut BytesMut, kind: Kind, run: &Run, separator: &mut u8) {
-    for frame in Frames::new(&run.frames, 0) {
-        if kind == Kind::Json {
-            out.put_u8(*separator);
-            *separator = b',';
-        }
-        out.put_slice(&run.frames[frame.payload()]);
-    }
-}
-
-/// Bytes of the body of an answer.
-fn length(kind: Kind, messages: u64, bytes: u64) -> u64 {
-    match kind {
-        Kind::Json => bytes + messages.saturating_sub(1) + 2,
-        Kind::Text | Kind::Binary => bytes,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::frame;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn the_length_is_known_beforehand(
-            appends in proptest::collection::vec(proptest::collection::vec("[0-9]{1,5}", 1..5), 0..6),
-        ) {
-            let mut start = 0;
-            let runs: Vec<Run> = appends.iter().map(|messages| {
-                let frames = frame::encode(messages.iter().map(String::as_bytes));
-                let run = Run { start, frames };
-                start = run.end();
-                run
-            }).collect();
-            let (messages, bytes) = runs.iter().fold((0, 0), |total, run| {
-                let (messages, bytes) = frame::measure(&run.frames, 0);
-                (total.0 + messages, total.1 + bytes)
-            });
-            for kind in [Kind::Json, Kind::Text, Kind::Binary] {
-                prop_assert_eq!(encode(kind, &runs).len() as u64, length(kind, messages, bytes));
-            }
-            let array = format!("[{}]", appends.concat().join(","));
-            prop_assert_eq!(&encode(Kind::Json, &runs)[..], array.as_bytes());
-        }
+        Ok(Piece {
+            plain_bytes: out.len() as u64,
+            bytes: out.freeze(),
+            messages: frame::measure(&run.frames, 0).0,
+            to,
+        })
     }
 }

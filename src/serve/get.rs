@@ -1,8 +1,11 @@
 //! GET without waiting (protocol, section 5.6).
 
+use super::compress::Wanted;
+use super::find::Found;
 use super::{Body, Reply, ServeError, Server, Target};
 use crate::hub::View;
 use crate::log::{Answer, ReadError, Stream};
+use crate::protocol::coding;
 use crate::protocol::reply::{self, EndState, Freshness, Head};
 use crate::protocol::request::{self, From};
 use crate::types::{Kind, Position, UnixMs};
@@ -20,25 +23,9 @@ impl Server {
         let Some(at) = position(read.from, &view) else {
             return Ok(at_tail(target, &view));
         };
-        let answer = self.answer_from(&stream, read.from, at).await?;
-        let tag = read.if_none_match.as_deref();
-        self.answer(target, &stream, read.from, answer, tag, None)
-            .await
-    }
-
-    /// What is answered to a read: one from the start begins where the stream does by then.
-    pub(super) async fn answer_from(
-        &self,
-        stream: &Arc<Stream>,
-        from: From,
-        at: Position,
-    ) -> Result<Answer, ReadError> {
-        match self.log.answer(stream, at).await {
-            Err(ReadError::Trimmed { earliest }) if from == From::Start => {
-                self.log.answer(stream, earliest).await
-            }
-            answer => answer,
-        }
+        let wanted = Wanted::new(&target.route.config.compression, read.accepted);
+        let found = self.answer_from(&stream, read.from, at, wanted).await?;
+        self.answer(target, &stream, &read, found, None).await
     }
 
     /// The stream of a read, which counts as a use of it.
@@ -57,26 +44,61 @@ impl Server {
         self: &Arc<Self>,
         target: &Target<'_>,
         stream: &Stream,
-        from: From,
-        answer: Answer,
-        if_none_match: Option<&str>,
+        read: &request::Read,
+        mut found: Found,
         cursor: Option<u64>,
     ) -> Result<Reply, ServeError> {
-        let etag = reply::etag(
-            self.log.database_id(),
-            &answer.view.meta,
-            answer.from,
-            answer.to,
-            end_of(&answer),
+        let wanted = Wanted::new(&target.route.config.compression, read.accepted);
+        let compressible = wanted.applies(&found.answer);
+        let coding = wanted.coding.filter(|_| compressible);
+        let etag = self.etag(&found.answer);
+        let tag = read.if_none_match.as_deref();
+        if let Some(tag) = tag.and_then(|given| coding::matched_etag(given, &etag, coding)) {
+            let status = StatusCode::NOT_MODIFIED;
+            let mut head = self.head_of(status, target, stream, read.from, &found.answer, cursor);
+            head.set_string(header::ETAG, tag);
+            head.set_vary(compressible);
+            return Ok(Reply {
+                head,
+                body: Body::Empty,
+            });
+        }
+        if let Some(coding) = coding
+            && found.coding().is_none()
+            && let Some(kept) = self.compressed(&found, coding).await
+        {
+            found.kept = Some(kept);
+        }
+        let mut head = self.head_of(
+            StatusCode::OK,
+            target,
+            stream,
+            read.from,
+            &found.answer,
+            cursor,
         );
-        let unchanged = if_none_match.is_some_and(|given| reply::matches_etag(given, &etag));
-        let status = if unchanged {
-            StatusCode::NOT_MODIFIED
-        } else {
-            StatusCode::OK
-        };
+        head.set_coding(found.coding(), etag);
+        head.set_vary(compressible);
+        let Found { answer, kept } = found;
+        head.set_text(header::CONTENT_TYPE, &answer.view.meta.content_type);
+        let (id, at) = (answer.view.meta.id, answer.from);
+        match Body::of_answer(self, answer, kept).await {
+            Err(ReadError::Gone) => Err(self.log.why_gone(stream, id, at).await.into()),
+            body => Ok(Reply { head, body: body? }),
+        }
+    }
+
+    /// What a reply says of an answer, with its body or without.
+    fn head_of(
+        &self,
+        status: StatusCode,
+        target: &Target<'_>,
+        stream: &Stream,
+        from: From,
+        answer: &Answer,
+        cursor: Option<u64>,
+    ) -> Head {
         let mut head = Head::new(status, target.route.config.cors);
-        head.set_string(header::ETAG, etag);
         head.set_next_offset(answer.to);
         head.set_up_to_date(answer.up_to_date());
         let closed = answer.up_to_date() && answer.view.closed;
@@ -85,22 +107,18 @@ impl Server {
             head.set_number(crate::protocol::names::STREAM_CURSOR, cursor);
         }
         let remaining = remaining_ms(stream, &answer.view, self.clock.now_ms());
-        let fresh = freshness(from, &answer);
+        let fresh = freshness(from, answer);
         let control = target.route.caching.cache_control(fresh, remaining);
         head.set(header::CACHE_CONTROL, control);
         head.set_cache_tag(&target.path);
-        if unchanged {
-            return Ok(Reply {
-                head,
-                body: Body::Empty,
-            });
-        }
-        head.set_text(header::CONTENT_TYPE, &answer.view.meta.content_type);
-        let (id, at) = (answer.view.meta.id, answer.from);
-        match Body::of_answer(self, answer).await {
-            Err(ReadError::Gone) => Err(self.log.why_gone(stream, id, at).await.into()),
-            body => Ok(Reply { head, body: body? }),
-        }
+        head
+    }
+
+    /// The entity tag of an answer that is not compressed.
+    fn etag(&self, answer: &Answer) -> String {
+        let end = end_of(answer);
+        let database = self.log.database_id();
+        reply::etag(database, &answer.view.meta, answer.from, answer.to, end)
     }
 }
 

@@ -1,5 +1,6 @@
 //! GET that waits: long-poll and SSE (protocol, sections 5.7 and 5.8).
 
+use super::compress::Wanted;
 use super::get::position;
 use super::{Body, Reply, ServeError, Server, Target};
 use crate::config::Streams;
@@ -38,13 +39,12 @@ impl Server {
         }
         // Neither deleted nor expired, also if nothing came.
         stream.view(self.clock.now_ms())?;
-        let answer = self.answer_from(&stream, read.from, at).await?;
+        let wanted = Wanted::new(&target.route.config.compression, read.accepted);
+        let found = self.answer_from(&stream, read.from, at, wanted).await?;
+        let answer = &found.answer;
         let cursor = (!answer.view.closed).then(|| self.cursor(read.cursor));
         if answer.from < answer.to {
-            let tag = read.if_none_match.as_deref();
-            return self
-                .answer(target, &stream, read.from, answer, tag, cursor)
-                .await;
+            return self.answer(target, &stream, &read, found, cursor).await;
         }
         Ok(nothing_new(target, &answer.view, cursor))
     }

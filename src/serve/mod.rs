@@ -2,9 +2,13 @@
 //!
 //! Nothing here knows the network: the gateway reads requests and writes replies.
 
+mod bodies;
 mod body;
+mod compress;
 mod delete;
+mod encode;
 pub mod error;
+mod find;
 mod get;
 mod head;
 mod live;
@@ -13,6 +17,7 @@ mod put;
 #[cfg(test)]
 mod tests;
 
+pub use bodies::Bodies;
 pub use body::{Body, Pieces};
 pub use error::ServeError;
 pub use live::Sse;
@@ -35,6 +40,8 @@ pub struct Server {
     pub log: Arc<Log>,
     pub clock: Arc<dyn Clock>,
     pub metrics: Arc<Metrics>,
+    /// Bodies of answers that were made before.
+    pub bodies: Bodies,
     /// Most producers of one stream.
     pub producers_max: u32,
     /// A permit for each long-poll and SSE reader.

@@ -1,6 +1,8 @@
 //! What replies say, and which bodies are let in, whatever happens to a stream meanwhile.
 
-use super::{Body, Reply, Route, ServeError, Server, Target};
+mod catch_up;
+
+use super::{Bodies, Body, Reply, Route, ServeError, Server, Target};
 use crate::clock::SystemClock;
 use crate::config::{LogConfig, Streams};
 use crate::frame;
@@ -89,25 +91,30 @@ impl Kv for Gated {
 
 impl World {
     fn open() -> Self {
+        Self::with(&LogConfig::default())
+    }
+
+    fn with(config: &LogConfig) -> Self {
         let dir = TempDir::new().unwrap();
-        let config = LogConfig::default();
         let gate = Arc::new(Gate::default());
         let kv = Arc::new(Gated {
-            rocks: Rocks::open(dir.path(), &config).unwrap(),
+            rocks: Rocks::open(dir.path(), config).unwrap(),
             gate: gate.clone(),
         });
         let (clock, metrics) = (Arc::new(SystemClock), Arc::new(Metrics::new()));
         let options = Options {
-            log: &config,
+            log: config,
             producers_max: 10,
             queue_wait: Duration::from_mins(1),
         };
-        let (log, _) = Log::open(kv, clock.clone(), metrics.clone(), &options).unwrap();
+        let (log, work) = Log::open(kv, clock.clone(), metrics.clone(), &options).unwrap();
+        log.start_work(work, config.expiry_interval, &CancellationToken::new());
         Self {
             server: Arc::new(Server {
                 log,
                 clock,
                 metrics,
+                bodies: Bodies::new(config.bodies_bytes()),
                 producers_max: 10,
                 live_readers: Arc::new(Semaphore::new(10)),
                 draining: CancellationToken::new(),
@@ -164,6 +171,16 @@ async fn call(
     headers: &[(&'static str, &str)],
     body: &'static [u8],
 ) -> Result<Reply, ServeError> {
+    serve(server, method, query, headers, Bytes::from_static(body)).await
+}
+
+async fn serve(
+    server: &Arc<Server>,
+    method: Method,
+    query: &str,
+    headers: &[(&'static str, &str)],
+    body: Bytes,
+) -> Result<Reply, ServeError> {
     let pairs = headers.iter().map(|(name, value)| {
         let value = HeaderValue::from_str(value).unwrap();
         (HeaderName::from_static(name), value)
@@ -180,9 +197,7 @@ async fn call(
         resolve: &|_| None,
     };
     let command = parse(&method, Some(query), &headers)?;
-    server
-        .serve(&target, command, Bytes::from_static(body))
-        .await
+    server.serve(&target, command, body).await
 }
 
 const TEXT: (&str, &str) = ("content-type", "text/plain");

@@ -237,6 +237,7 @@ fn values_out_of_range_are_found() {
             "less than `body_bytes_max`",
         ),
         ("[limits]\nh2_window_bytes = 1\n", "2:19", "too small"),
+        ("[limits]\nunsent_bytes_max = 1\n", "2:20", "too small"),
         (
             "[limits]\nh2_window_bytes = \"4GiB\"\n",
             "2:19",

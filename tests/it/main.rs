@@ -5,6 +5,7 @@
 mod common;
 
 mod caching;
+mod compression;
 mod crash;
 mod disconnects;
 mod large;

@@ -2,8 +2,8 @@
 
 use super::terms::Terms;
 use super::{CacheStatus, Cached, CachedBody};
-use crate::protocol::reply;
-use crate::types::UnixMs;
+use crate::protocol::coding::matched_etag;
+use crate::types::{Coding, UnixMs};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use std::sync::Arc;
@@ -92,8 +92,8 @@ impl Entry {
         now_ms: UnixMs,
     ) -> Cached {
         let age_seconds = Some(self.terms.age_seconds(now_ms));
-        if is_unchanged(&self.headers, if_none_match) {
-            return Cached::not_modified(&self.headers, status, age_seconds);
+        if let Some(tag) = unchanged(&self.headers, if_none_match, None) {
+            return Cached::not_modified(&self.headers, tag, status, age_seconds);
         }
         Cached {
             status: StatusCode::OK,
@@ -109,6 +109,7 @@ impl Cached {
     /// A 304 for an answer with these headers.
     pub(super) fn not_modified(
         headers: &HeaderMap,
+        tag: HeaderValue,
         cache_status: CacheStatus,
         age_seconds: Option<u64>,
     ) -> Self {
@@ -116,6 +117,7 @@ impl Cached {
         for name in OF_THE_BODY {
             headers.remove(name);
         }
+        headers.insert(header::ETAG, tag);
         Self {
             status: StatusCode::NOT_MODIFIED,
             headers: Arc::new(headers),
@@ -135,15 +137,22 @@ const OF_THE_BODY: [HeaderName; 5] = [
     header::CONTENT_RANGE,
 ];
 
-/// Whether a client has an answer with these headers already.
-pub(super) fn is_unchanged(headers: &HeaderMap, if_none_match: Option<&str>) -> bool {
-    let Some(given) = if_none_match else {
-        return false;
-    };
-    let etag = headers.get(header::ETAG).and_then(|tag| tag.to_str().ok());
+/// The tag of a 304 for an answer with these headers, if the client has it already, in whatever
+/// coding.
+pub(super) fn unchanged(
+    headers: &HeaderMap,
+    if_none_match: Option<&str>,
+    coding: Option<Coding>,
+) -> Option<HeaderValue> {
+    let given = if_none_match?;
+    let etag = headers.get(header::ETAG)?.to_str().ok()?;
     // Weak tags are equal to strong ones here.
-    let etag = etag.map(|tag| tag.strip_prefix("W/").unwrap_or(tag));
-    etag.is_some_and(|etag| reply::matches_etag(given, etag))
+    let (weak, strong) = match etag.strip_prefix("W/") {
+        Some(strong) => ("W/", strong),
+        None => ("", etag),
+    };
+    let tag = matched_etag(given, strong, coding)?;
+    HeaderValue::try_from(format!("{weak}{tag}")).ok()
 }
 
 /// The headers that are the same for all who get an answer.

@@ -391,8 +391,10 @@ impl Cached {
             collapsed: false,
         };
         let headers = fetched.headers;
-        if fetched.status == StatusCode::OK && entry::is_unchanged(&headers, if_none_match) {
-            return Self::not_modified(&headers, cache_status, None);
+        if fetched.status == StatusCode::OK
+            && let Some(tag) = entry::unchanged(&headers, if_none_match, None)
+        {
+            return Self::not_modified(&headers, tag, cache_status, None);
         }
         let length = terms::content_length(&headers);
         Self {
@@ -423,8 +425,8 @@ impl Filling {
             collapsed,
         };
         let age_seconds = Some(self.terms.age_seconds(now_ms)).filter(|age| *age > 0);
-        if entry::is_unchanged(&self.headers, if_none_match) {
-            return Cached::not_modified(&self.headers, cache_status, age_seconds);
+        if let Some(tag) = entry::unchanged(&self.headers, if_none_match, None) {
+            return Cached::not_modified(&self.headers, tag, cache_status, age_seconds);
         }
         Cached {
             status: StatusCode::OK,

@@ -6,7 +6,7 @@ use super::world::World;
 use crate::frame::Frames;
 use crate::hub::Run;
 use crate::log::state::Unavailable;
-use crate::log::{Answer, AnswerBody, ReadError};
+use crate::log::{Answer, AnswerBody, Look, ReadError};
 use crate::types::Position;
 
 /// What one answer held.
@@ -39,21 +39,18 @@ impl World {
         let stream = self.stream(path).await;
         let answer = self.log().answer(&stream, at).await?;
         let runs = self.runs(&answer).await?;
-        let appends = appends_of(&runs);
-        let mut at = answer.from;
-        for run in &runs {
-            assert_eq!(run.start, at, "the pieces of an answer join");
-            at = run.end();
-        }
-        assert_eq!(at, answer.to, "an answer is as long as it says");
-        Ok(Read {
-            from: answer.from,
-            to: answer.to,
-            appends,
-            up_to_date: answer.up_to_date(),
-            closed: answer.up_to_date() && answer.view.closed,
-            fixed: answer.fixed(),
-        })
+        Ok(read_of(&answer, &runs))
+    }
+
+    /// The same, read at once from the store; `None` if it is in memory.
+    async fn read_stored(&self, path: usize, at: Position) -> Option<Read> {
+        let stream = self.stream(path).await;
+        let Look::Stored(view) = self.log().look(&stream, at).unwrap() else {
+            return None;
+        };
+        let stored = self.log().stored(&stream, view, at, u64::MAX);
+        let stored = stored.await.unwrap();
+        Some(read_of(&stored.answer, &stored.runs.unwrap()))
     }
 
     async fn runs(&self, answer: &Answer) -> Result<Vec<Run>, ReadError> {
@@ -114,7 +111,9 @@ impl World {
                     self.compare_trimmed(path, at, expected.earliest).await;
                     continue;
                 }
+                let stored = self.read_stored(path, at).await;
                 let read = self.read(path, at).await.unwrap();
+                assert!(stored.is_none_or(|stored| stored == read));
                 assert_eq!(read.from, from, "asked from {at} of stream {path}");
                 let rest = expected.appends[index..].iter();
                 let held: Vec<_> = rest.take_while(|stored| stored.end <= read.to).collect();
@@ -133,6 +132,23 @@ impl World {
 
 pub(super) fn payloads(run: &Run) -> impl Iterator<Item = &[u8]> {
     Frames::new(&run.frames, 0).map(|frame| &run.frames[frame.payload()])
+}
+
+fn read_of(answer: &Answer, runs: &[Run]) -> Read {
+    let mut at = answer.from;
+    for run in runs {
+        assert_eq!(run.start, at, "the pieces of an answer join");
+        at = run.end();
+    }
+    assert_eq!(at, answer.to, "an answer is as long as it says");
+    Read {
+        from: answer.from,
+        to: answer.to,
+        appends: appends_of(runs),
+        up_to_date: answer.up_to_date(),
+        closed: answer.up_to_date() && answer.view.closed,
+        fixed: answer.fixed(),
+    }
 }
 
 fn appends_of(runs: &[Run]) -> Vec<Stored> {

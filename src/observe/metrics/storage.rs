@@ -70,6 +70,42 @@ impl Traffic {
     }
 }
 
+/// Answers to catch-up reads whose bodies are kept in memory.
+#[derive(Debug)]
+pub struct KeptAnswers {
+    /// Bodies that were made from the store.
+    pub made: IntCounter,
+    /// Answers that were sent as they were made before.
+    pub reused: IntCounter,
+    /// Bodies that were compressed.
+    pub compressed: IntCounter,
+    /// Bytes of the bodies that are kept, or held by those who send them.
+    pub bytes: IntGauge,
+}
+
+impl KeptAnswers {
+    pub(super) fn new(registrar: &mut Registrar) -> Self {
+        Self {
+            made: registrar.counter(
+                "headwater_made_answers_total",
+                "Bodies of catch-up answers that were made from the store.",
+            ),
+            reused: registrar.counter(
+                "headwater_reused_answers_total",
+                "Catch-up answers that were sent as they were made before.",
+            ),
+            compressed: registrar.counter(
+                "headwater_compressed_answers_total",
+                "Bodies of catch-up answers that were compressed.",
+            ),
+            bytes: registrar.gauge(
+                "headwater_kept_answers_bytes",
+                "Bytes of bodies of catch-up answers that are in memory.",
+            ),
+        }
+    }
+}
+
 /// How large the committer's batches are.
 #[derive(Debug)]
 pub struct Commit {
