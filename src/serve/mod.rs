@@ -19,6 +19,7 @@ mod tests;
 
 pub use bodies::Bodies;
 pub use body::{Body, Pieces};
+pub use compress::compress;
 pub use error::ServeError;
 pub use live::Sse;
 

@@ -1,7 +1,8 @@
 //! An answer that is kept in memory, and what is made of one.
 
+use super::coded::{Codings, may_be_coded};
 use super::terms::Terms;
-use super::{CacheStatus, Cached, CachedBody};
+use super::{Ask, CacheStatus, Cached, CachedBody};
 use crate::protocol::coding::matched_etag;
 use crate::types::{Coding, UnixMs};
 use bytes::Bytes;
@@ -17,6 +18,7 @@ pub(super) struct Entry {
     pub(super) headers: Arc<HeaderMap>,
     pub(super) terms: Terms,
     pub(super) body: Bytes,
+    pub(super) codings: Codings,
     /// When its place among those that were used last was renewed.
     used_ms: AtomicU64,
     /// Until when it is given although it is stale, because the origin was away just now.
@@ -39,8 +41,17 @@ impl Entry {
             headers,
             terms,
             body,
+            codings: Codings::default(),
             used_ms: AtomicU64::new(0),
             excused_until_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// The same answer, which is good for longer.
+    pub(super) fn renewed(&self, headers: Arc<HeaderMap>, terms: Terms) -> Self {
+        Self {
+            codings: self.codings.with_headers(&headers),
+            ..Self::new(headers, terms, self.body.clone())
         }
     }
 
@@ -50,7 +61,7 @@ impl Entry {
 
     /// The memory that it takes.
     pub(super) fn weight(&self) -> usize {
-        self.body.len() + OVERHEAD_BYTES
+        self.body.len() + self.codings.bytes() + OVERHEAD_BYTES
     }
 
     /// Whether its use is to be written down.
@@ -85,20 +96,21 @@ impl Entry {
     }
 
     /// The answer made of it.
-    pub(super) fn answer(
-        &self,
-        if_none_match: Option<&str>,
-        status: CacheStatus,
-        now_ms: UnixMs,
-    ) -> Cached {
+    pub(super) fn answer(&self, ask: &Ask<'_>, status: CacheStatus, now_ms: UnixMs) -> Cached {
         let age_seconds = Some(self.terms.age_seconds(now_ms));
-        if let Some(tag) = unchanged(&self.headers, if_none_match, None) {
+        let coding = ask.wish.map(|wish| wish.coding);
+        if let Some(tag) = unchanged(&self.headers, ask.if_none_match, coding) {
             return Cached::not_modified(&self.headers, tag, status, age_seconds);
         }
+        let coded = coding.and_then(|coding| self.codings.of(coding));
+        let (headers, body) = match coded {
+            Some(coded) => (&coded.headers, &coded.body),
+            None => (&self.headers, &self.body),
+        };
         Cached {
             status: StatusCode::OK,
-            headers: self.headers.clone(),
-            body: CachedBody::Full(self.body.clone()),
+            headers: headers.clone(),
+            body: CachedBody::Full(body.clone()),
             cache_status: status,
             age_seconds,
         }
@@ -159,6 +171,11 @@ pub(super) fn unchanged(
 pub(super) fn shared_headers(mut headers: HeaderMap) -> HeaderMap {
     for name in [header::AGE, header::CONTENT_LENGTH, CACHE_STATUS] {
         headers.remove(name);
+    }
+    // It may be given in another coding once it is kept.
+    if may_be_coded(&headers) {
+        let name = HeaderValue::from_static("accept-encoding");
+        headers.insert(header::VARY, name);
     }
     headers
 }

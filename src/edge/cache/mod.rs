@@ -10,11 +10,13 @@
 //!
 //! - `index` knows of each answer whether it is in memory, on disk, or on its way;
 //! - `flight` is one on its way, with those who wait for it; `fill` is the task that brings it;
+//! - `coded` has the compressed forms of an answer in memory;
 //! - `terms` says what an origin lets a cache do; `entry` is an answer in memory;
 //! - `disk`, `file` and `recovery` keep answers on disk.
 //!
 //! [`CacheControl`]: pingora::cache::CacheControl
 
+mod coded;
 mod disk;
 mod entry;
 mod fetch;
@@ -28,6 +30,7 @@ mod recovery;
 mod status;
 mod terms;
 
+pub use coded::Wish;
 pub use fetch::{Fetch, Fetched, Pull};
 pub use key::{RangeKey, Scope, StreamKey};
 pub use status::{CACHE_STATUS, CacheStatus};
@@ -60,6 +63,8 @@ pub struct Cache {
     /// A permit for each answer that is being fetched.
     turns: Arc<Semaphore>,
     turn_wait: Duration,
+    /// A permit for each answer that is being compressed.
+    coding_turns: Arc<Semaphore>,
     entry_bytes_max: u64,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
@@ -74,6 +79,9 @@ pub struct Ask<'a> {
     pub generation: u64,
     /// The client's own condition: an answer with such a tag is given as 304.
     pub if_none_match: Option<&'a str>,
+    /// How the client would like the body. It gets it so once that was made, which begins when it is
+    /// first wished, of what is kept in memory; until then, and of all else, it gets it as it is.
+    pub wish: Option<Wish>,
 }
 
 /// An answer.
@@ -202,6 +210,7 @@ impl Cache {
         if let Some(disk) = disk.clone() {
             tokio::task::spawn_blocking(move || disk.recover());
         }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let cache = Arc::new(Self {
             index,
             disk,
@@ -209,6 +218,7 @@ impl Cache {
             room_bytes,
             turns: Arc::new(Semaphore::new(cache.fetches_max)),
             turn_wait: config.limits.queue_wait,
+            coding_turns: Arc::new(Semaphore::new(cores.div_ceil(2))),
             entry_bytes_max: cache.entry_bytes_max,
             clock,
             metrics,
@@ -250,7 +260,10 @@ impl Cache {
         if entry.begin_use(now_ms) {
             self.index.touch(place);
         }
-        Some(self.count(entry.answer(ask.if_none_match, status, now_ms)))
+        if let Some(wish) = ask.wish {
+            self.begin_coding(place, &entry, wish);
+        }
+        Some(self.count(entry.answer(ask, status, now_ms)))
     }
 
     /// The answer, wherever it has to come from.
@@ -270,7 +283,7 @@ impl Cache {
         let answer = match self.index.board(place, path, ask.generation, now_ms) {
             Boarding::Ready(entry) => {
                 let status = entry.ready(now_ms).unwrap_or(CacheStatus::Hit);
-                entry.answer(ask.if_none_match, status, now_ms)
+                entry.answer(ask, status, now_ms)
             }
             Boarding::Joined(seat) => match seat.outcome().await {
                 Outcome::Alone => {
@@ -309,7 +322,7 @@ impl Cache {
                     Source::Revalidated => CacheStatus::Revalidated { collapsed },
                     Source::Stale => entry.stale(now_ms),
                 };
-                Ok(entry.answer(ask.if_none_match, status, now_ms))
+                Ok(entry.answer(ask, status, now_ms))
             }
             Outcome::Filling(filling) => {
                 Ok(filling.answer(ask.if_none_match, seat, collapsed, now_ms))
