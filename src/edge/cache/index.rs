@@ -311,6 +311,19 @@ impl Index {
         }
     }
 
+    /// Lets nothing be kept of what is on its way, whatever stream it is of.
+    pub(super) fn end_flights(&self) {
+        for shard in &self.shards {
+            shard.write().retain(|_, stream| {
+                stream.slots.retain(|_, slot| {
+                    slot.flight = None;
+                    !slot.is_empty()
+                });
+                !stream.slots.is_empty()
+            });
+        }
+    }
+
     /// The streams with such a name.
     pub(super) fn find(&self, wanted: impl Fn(&Names) -> bool) -> Vec<Digest> {
         let mut found = Vec::new();

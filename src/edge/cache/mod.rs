@@ -48,6 +48,7 @@ use http::{HeaderMap, StatusCode};
 use index::{Boarding, Index};
 use key::Digest;
 use lru::Lru;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
@@ -148,7 +149,7 @@ pub enum GetError {
 #[error("the cache's directory {dir} cannot be used: {source}")]
 pub struct OpenError {
     pub dir: String,
-    pub source: std::io::Error,
+    pub source: io::Error,
 }
 
 /// What is to be forgotten.
@@ -357,10 +358,10 @@ impl Cache {
     }
 
     /// Forgets answers, in memory and on disk, and what is being fetched: none of it is given to
-    /// a request that comes after this was called. Returns how many answers were kept.
+    /// a request that comes after this returned. Returns how many answers were kept.
     ///
     /// An error says that some are still on disk, and could be there again after a restart.
-    pub async fn purge(&self, purge: Purge) -> Result<u64, std::io::Error> {
+    pub async fn purge(&self, purge: Purge) -> Result<u64, io::Error> {
         let streams = match purge {
             Purge::Stream { origin, path } => {
                 let (origin, path) = (&origin, &path);
@@ -372,16 +373,31 @@ impl Cache {
             }
             Purge::Tag(tag) => {
                 let wanted = key::digest(&[tag.as_bytes()]);
+                // Nobody knows yet which tags they bring.
+                self.index.end_flights();
                 self.find(|names| names.tags.contains(&wanted)).await
             }
         };
+        let disk = self.disk.clone();
+        let recovered = disk.as_ref().is_none_or(|disk| *disk.recovered.borrow());
         let forgotten = streams.iter().map(|stream| self.index.forget(*stream));
         let answers = forgotten.sum();
         self.metrics.cache.purges.inc();
-        if let Some(disk) = self.disk.clone() {
-            let purge = move || streams.iter().try_for_each(|stream| disk.purge(*stream));
+        if let Some(disk) = disk {
+            let index = self.index.clone();
+            let purge = move || {
+                let mut outcome = Ok(());
+                for stream in streams {
+                    outcome = outcome.and(disk.purge(stream));
+                    // Until all files are known, one may have been read just before.
+                    if !recovered {
+                        index.forget(stream);
+                    }
+                }
+                outcome
+            };
             let purged = tokio::task::spawn_blocking(purge).await;
-            purged.map_err(std::io::Error::other)??;
+            purged.map_err(io::Error::other)??;
         }
         Ok(answers)
     }
