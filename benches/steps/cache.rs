@@ -27,6 +27,7 @@ pub(crate) const ASK: Ask<'static> = Ask {
     },
     generation: 0,
     if_none_match: None,
+    wish: None,
 };
 
 /// An origin with one answer.

@@ -2,7 +2,6 @@
 
 use super::Server;
 use super::bodies::{Kept, Key, Plain};
-use super::encode::Piece;
 use super::find::Found;
 use crate::config::Compression;
 use crate::log::{Answer, AnswerBody};
@@ -96,9 +95,9 @@ impl Server {
     }
 }
 
-/// The pieces of a body, compressed; `None`, if they do not become smaller.
-fn compress(coding: Coding, pieces: &[Piece]) -> io::Result<Option<Bytes>> {
-    let bytes: usize = pieces.iter().map(|piece| piece.bytes.len()).sum();
+/// The pieces of a body, compressed; `None`, if they do not become smaller. It takes a while.
+pub fn compress<P: AsRef<[u8]>>(coding: Coding, pieces: &[P]) -> io::Result<Option<Bytes>> {
+    let bytes: usize = pieces.iter().map(|piece| piece.as_ref().len()).sum();
     let compressed = match coding {
         Coding::Zstd => {
             let mut encoder = zstd::Encoder::new(Vec::new(), ZSTD_LEVEL)?;
@@ -125,14 +124,15 @@ fn compress(coding: Coding, pieces: &[Piece]) -> io::Result<Option<Bytes>> {
     Ok((compressed.len() < bytes).then(|| compressed.into_boxed_slice().into()))
 }
 
-fn write_all(encoder: &mut impl Write, pieces: &[Piece]) -> io::Result<()> {
+fn write_all<P: AsRef<[u8]>>(encoder: &mut impl Write, pieces: &[P]) -> io::Result<()> {
     pieces
         .iter()
-        .try_for_each(|piece| encoder.write_all(&piece.bytes))
+        .try_for_each(|piece| encoder.write_all(piece.as_ref()))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::encode::Piece;
     use super::*;
     use std::io::Read;
 

@@ -19,6 +19,12 @@ pub(super) struct Piece {
     pub(super) to: Position,
 }
 
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// Makes a body of appends, in pieces that lie in memory each by itself.
 pub(super) struct Encoder {
     kind: Kind,

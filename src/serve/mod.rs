@@ -20,6 +20,7 @@ mod tests;
 
 pub use bodies::Bodies;
 pub use body::{Body, Broken, Passed, Pieces};
+pub use compress::compress;
 pub use error::ServeError;
 pub use sse::{LiveReader, Source, Sse};
 

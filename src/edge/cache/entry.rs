@@ -1,9 +1,10 @@
 //! An answer that is kept in memory, and what is made of one.
 
+use super::coded::{Codings, may_be_coded};
 use super::terms::Terms;
-use super::{CacheStatus, Cached, CachedBody};
-use crate::protocol::reply;
-use crate::types::UnixMs;
+use super::{Ask, CacheStatus, Cached, CachedBody};
+use crate::protocol::coding::matched_etag;
+use crate::types::{Coding, UnixMs};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ pub(super) struct Entry {
     pub(super) headers: Arc<HeaderMap>,
     pub(super) terms: Terms,
     pub(super) body: Bytes,
+    pub(super) codings: Codings,
     /// When its place among those that were used last was renewed.
     used_ms: AtomicU64,
     /// Until when it is given although it is stale, because the origin was away just now.
@@ -39,8 +41,17 @@ impl Entry {
             headers,
             terms,
             body,
+            codings: Codings::default(),
             used_ms: AtomicU64::new(0),
             excused_until_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// The same answer, which is good for longer.
+    pub(super) fn renewed(&self, headers: Arc<HeaderMap>, terms: Terms) -> Self {
+        Self {
+            codings: self.codings.with_headers(&headers),
+            ..Self::new(headers, terms, self.body.clone())
         }
     }
 
@@ -50,7 +61,7 @@ impl Entry {
 
     /// The memory that it takes.
     pub(super) fn weight(&self) -> usize {
-        self.body.len() + OVERHEAD_BYTES
+        self.body.len() + self.codings.bytes() + OVERHEAD_BYTES
     }
 
     /// Whether its use is to be written down.
@@ -85,20 +96,21 @@ impl Entry {
     }
 
     /// The answer made of it.
-    pub(super) fn answer(
-        &self,
-        if_none_match: Option<&str>,
-        status: CacheStatus,
-        now_ms: UnixMs,
-    ) -> Cached {
+    pub(super) fn answer(&self, ask: &Ask<'_>, status: CacheStatus, now_ms: UnixMs) -> Cached {
         let age_seconds = Some(self.terms.age_seconds(now_ms));
-        if is_unchanged(&self.headers, if_none_match) {
-            return Cached::not_modified(&self.headers, status, age_seconds);
+        let coding = ask.wish.map(|wish| wish.coding);
+        if let Some(tag) = unchanged(&self.headers, ask.if_none_match, coding) {
+            return Cached::not_modified(&self.headers, tag, status, age_seconds);
         }
+        let coded = coding.and_then(|coding| self.codings.of(coding));
+        let (headers, body) = match coded {
+            Some(coded) => (&coded.headers, &coded.body),
+            None => (&self.headers, &self.body),
+        };
         Cached {
             status: StatusCode::OK,
-            headers: self.headers.clone(),
-            body: CachedBody::Full(self.body.clone()),
+            headers: headers.clone(),
+            body: CachedBody::Full(body.clone()),
             cache_status: status,
             age_seconds,
         }
@@ -109,6 +121,7 @@ impl Cached {
     /// A 304 for an answer with these headers.
     pub(super) fn not_modified(
         headers: &HeaderMap,
+        tag: HeaderValue,
         cache_status: CacheStatus,
         age_seconds: Option<u64>,
     ) -> Self {
@@ -116,6 +129,7 @@ impl Cached {
         for name in OF_THE_BODY {
             headers.remove(name);
         }
+        headers.insert(header::ETAG, tag);
         Self {
             status: StatusCode::NOT_MODIFIED,
             headers: Arc::new(headers),
@@ -135,21 +149,33 @@ const OF_THE_BODY: [HeaderName; 5] = [
     header::CONTENT_RANGE,
 ];
 
-/// Whether a client has an answer with these headers already.
-pub(super) fn is_unchanged(headers: &HeaderMap, if_none_match: Option<&str>) -> bool {
-    let Some(given) = if_none_match else {
-        return false;
-    };
-    let etag = headers.get(header::ETAG).and_then(|tag| tag.to_str().ok());
+/// The tag of a 304 for an answer with these headers, if the client has it already, in whatever
+/// coding.
+pub(super) fn unchanged(
+    headers: &HeaderMap,
+    if_none_match: Option<&str>,
+    coding: Option<Coding>,
+) -> Option<HeaderValue> {
+    let given = if_none_match?;
+    let etag = headers.get(header::ETAG)?.to_str().ok()?;
     // Weak tags are equal to strong ones here.
-    let etag = etag.map(|tag| tag.strip_prefix("W/").unwrap_or(tag));
-    etag.is_some_and(|etag| reply::matches_etag(given, etag))
+    let (weak, strong) = match etag.strip_prefix("W/") {
+        Some(strong) => ("W/", strong),
+        None => ("", etag),
+    };
+    let tag = matched_etag(given, strong, coding)?;
+    HeaderValue::try_from(format!("{weak}{tag}")).ok()
 }
 
 /// The headers that are the same for all who get an answer.
 pub(super) fn shared_headers(mut headers: HeaderMap) -> HeaderMap {
     for name in [header::AGE, header::CONTENT_LENGTH, CACHE_STATUS] {
         headers.remove(name);
+    }
+    // It may be given in another coding once it is kept.
+    if may_be_coded(&headers) {
+        let name = HeaderValue::from_static("accept-encoding");
+        headers.insert(header::VARY, name);
     }
     headers
 }

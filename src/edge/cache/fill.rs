@@ -141,7 +141,7 @@ impl<F: Fetch> Fill<F> {
         let verdict = judge(StatusCode::OK, &headers, &self.scope, asked_ms);
         if let Verdict::Keep(terms) = verdict {
             let headers = Arc::new(shared_headers(headers));
-            let entry = Arc::new(Entry::new(headers, terms, stale.body.clone()));
+            let entry = Arc::new(stale.renewed(headers, terms));
             self.keep(&entry);
             let outcome = Outcome::Whole(entry, Source::Revalidated);
             self.flight.announce(outcome);

@@ -76,6 +76,12 @@ impl Slot {
         let found = self.flight.as_ref();
         found.is_some_and(|found| Arc::ptr_eq(found, flight))
     }
+
+    /// Whether this is what is in memory.
+    fn holds(&self, entry: &Arc<Entry>) -> bool {
+        let found = self.entry.as_ref();
+        found.is_some_and(|found| Arc::ptr_eq(found, entry))
+    }
 }
 
 impl Names {
@@ -187,18 +193,32 @@ impl Index {
             slot.entry = Some(entry.clone());
             self.memory.admit(place, entry.weight())
         };
-        for place in left {
+        self.evict_entries(left);
+        true
+    }
+
+    /// Notes that what is in memory takes more than before.
+    pub(super) fn reweigh(&self, place: Place, entry: &Arc<Entry>) {
+        let mut left = Vec::new();
+        self.change(place, |slot| {
+            if slot.holds(entry) {
+                left = self.memory.admit(place, entry.weight());
+            }
+        });
+        self.evict_entries(left);
+    }
+
+    fn evict_entries(&self, places: Vec<Place>) {
+        for place in places {
             let gone = |slot: &mut Slot| slot.entry = None;
             self.change_unless(&self.memory, place, gone);
         }
-        true
     }
 
     /// Takes what is in memory out, if it is what the caller has seen.
     pub(super) fn drop_entry(&self, place: Place, entry: &Arc<Entry>) {
         self.change(place, |slot| {
-            let found = slot.entry.as_ref();
-            if found.is_some_and(|found| Arc::ptr_eq(found, entry)) {
+            if slot.holds(entry) {
                 slot.entry = None;
                 self.memory.remove(place);
             }
@@ -288,6 +308,19 @@ impl Index {
         });
         if found.get().slots.is_empty() {
             found.remove();
+        }
+    }
+
+    /// Lets nothing be kept of what is on its way, whatever stream it is of.
+    pub(super) fn end_flights(&self) {
+        for shard in &self.shards {
+            shard.write().retain(|_, stream| {
+                stream.slots.retain(|_, slot| {
+                    slot.flight = None;
+                    !slot.is_empty()
+                });
+                !stream.slots.is_empty()
+            });
         }
     }
 

@@ -10,11 +10,13 @@
 //!
 //! - `index` knows of each answer whether it is in memory, on disk, or on its way;
 //! - `flight` is one on its way, with those who wait for it; `fill` is the task that brings it;
+//! - `coded` has the compressed forms of an answer in memory;
 //! - `terms` says what an origin lets a cache do; `entry` is an answer in memory;
 //! - `disk`, `file` and `recovery` keep answers on disk.
 //!
 //! [`CacheControl`]: pingora::cache::CacheControl
 
+mod coded;
 mod disk;
 mod entry;
 mod fetch;
@@ -28,6 +30,7 @@ mod recovery;
 mod status;
 mod terms;
 
+pub use coded::Wish;
 pub use fetch::{Fetch, Fetched, Pull};
 pub use key::{RangeKey, Scope, StreamKey};
 pub use status::{CACHE_STATUS, CacheStatus};
@@ -45,6 +48,7 @@ use http::{HeaderMap, StatusCode};
 use index::{Boarding, Index};
 use key::Digest;
 use lru::Lru;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
@@ -60,6 +64,8 @@ pub struct Cache {
     /// A permit for each answer that is being fetched.
     turns: Arc<Semaphore>,
     turn_wait: Duration,
+    /// A permit for each answer that is being compressed.
+    coding_turns: Arc<Semaphore>,
     entry_bytes_max: u64,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
@@ -74,6 +80,9 @@ pub struct Ask<'a> {
     pub generation: u64,
     /// The client's own condition: an answer with such a tag is given as 304.
     pub if_none_match: Option<&'a str>,
+    /// How the client would like the body. It gets it so once that was made, which begins when it is
+    /// first wished, of what is kept in memory; until then, and of all else, it gets it as it is.
+    pub wish: Option<Wish>,
 }
 
 /// An answer.
@@ -140,7 +149,7 @@ pub enum GetError {
 #[error("the cache's directory {dir} cannot be used: {source}")]
 pub struct OpenError {
     pub dir: String,
-    pub source: std::io::Error,
+    pub source: io::Error,
 }
 
 /// What is to be forgotten.
@@ -202,6 +211,7 @@ impl Cache {
         if let Some(disk) = disk.clone() {
             tokio::task::spawn_blocking(move || disk.recover());
         }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let cache = Arc::new(Self {
             index,
             disk,
@@ -209,6 +219,7 @@ impl Cache {
             room_bytes,
             turns: Arc::new(Semaphore::new(cache.fetches_max)),
             turn_wait: config.limits.queue_wait,
+            coding_turns: Arc::new(Semaphore::new(cores.div_ceil(2))),
             entry_bytes_max: cache.entry_bytes_max,
             clock,
             metrics,
@@ -250,7 +261,10 @@ impl Cache {
         if entry.begin_use(now_ms) {
             self.index.touch(place);
         }
-        Some(self.count(entry.answer(ask.if_none_match, status, now_ms)))
+        if let Some(wish) = ask.wish {
+            self.begin_coding(place, &entry, wish);
+        }
+        Some(self.count(entry.answer(ask, status, now_ms)))
     }
 
     /// The answer, wherever it has to come from.
@@ -270,7 +284,7 @@ impl Cache {
         let answer = match self.index.board(place, path, ask.generation, now_ms) {
             Boarding::Ready(entry) => {
                 let status = entry.ready(now_ms).unwrap_or(CacheStatus::Hit);
-                entry.answer(ask.if_none_match, status, now_ms)
+                entry.answer(ask, status, now_ms)
             }
             Boarding::Joined(seat) => match seat.outcome().await {
                 Outcome::Alone => {
@@ -309,7 +323,7 @@ impl Cache {
                     Source::Revalidated => CacheStatus::Revalidated { collapsed },
                     Source::Stale => entry.stale(now_ms),
                 };
-                Ok(entry.answer(ask.if_none_match, status, now_ms))
+                Ok(entry.answer(ask, status, now_ms))
             }
             Outcome::Filling(filling) => {
                 Ok(filling.answer(ask.if_none_match, seat, collapsed, now_ms))
@@ -344,10 +358,10 @@ impl Cache {
     }
 
     /// Forgets answers, in memory and on disk, and what is being fetched: none of it is given to
-    /// a request that comes after this was called. Returns how many answers were kept.
+    /// a request that comes after this returned. Returns how many answers were kept.
     ///
     /// An error says that some are still on disk, and could be there again after a restart.
-    pub async fn purge(&self, purge: Purge) -> Result<u64, std::io::Error> {
+    pub async fn purge(&self, purge: Purge) -> Result<u64, io::Error> {
         let streams = match purge {
             Purge::Stream { origin, path } => {
                 let (origin, path) = (&origin, &path);
@@ -359,16 +373,31 @@ impl Cache {
             }
             Purge::Tag(tag) => {
                 let wanted = key::digest(&[tag.as_bytes()]);
+                // Nobody knows yet which tags they bring.
+                self.index.end_flights();
                 self.find(|names| names.tags.contains(&wanted)).await
             }
         };
+        let disk = self.disk.clone();
+        let recovered = disk.as_ref().is_none_or(|disk| *disk.recovered.borrow());
         let forgotten = streams.iter().map(|stream| self.index.forget(*stream));
         let answers = forgotten.sum();
         self.metrics.cache.purges.inc();
-        if let Some(disk) = self.disk.clone() {
-            let purge = move || streams.iter().try_for_each(|stream| disk.purge(*stream));
+        if let Some(disk) = disk {
+            let index = self.index.clone();
+            let purge = move || {
+                let mut outcome = Ok(());
+                for stream in streams {
+                    outcome = outcome.and(disk.purge(stream));
+                    // Until all files are known, one may have been read just before.
+                    if !recovered {
+                        index.forget(stream);
+                    }
+                }
+                outcome
+            };
             let purged = tokio::task::spawn_blocking(purge).await;
-            purged.map_err(std::io::Error::other)??;
+            purged.map_err(io::Error::other)??;
         }
         Ok(answers)
     }
@@ -391,8 +420,10 @@ impl Cached {
             collapsed: false,
         };
         let headers = fetched.headers;
-        if fetched.status == StatusCode::OK && entry::is_unchanged(&headers, if_none_match) {
-            return Self::not_modified(&headers, cache_status, None);
+        if fetched.status == StatusCode::OK
+            && let Some(tag) = entry::unchanged(&headers, if_none_match, None)
+        {
+            return Self::not_modified(&headers, tag, cache_status, None);
         }
         let length = terms::content_length(&headers);
         Self {
@@ -423,8 +454,8 @@ impl Filling {
             collapsed,
         };
         let age_seconds = Some(self.terms.age_seconds(now_ms)).filter(|age| *age > 0);
-        if entry::is_unchanged(&self.headers, if_none_match) {
-            return Cached::not_modified(&self.headers, cache_status, age_seconds);
+        if let Some(tag) = entry::unchanged(&self.headers, if_none_match, None) {
+            return Cached::not_modified(&self.headers, tag, cache_status, age_seconds);
         }
         Cached {
             status: StatusCode::OK,

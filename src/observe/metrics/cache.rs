@@ -120,6 +120,8 @@ pub struct CacheFigures {
 pub struct Cache {
     /// Purges, by whomever.
     pub purges: IntCounter,
+    /// Compressed forms of answers that were made.
+    pub compressed: IntCounter,
     answers: [IntCounter; CacheAnswer::ALL.len()],
     fills: [IntCounter; FillEnd::ALL.len()],
     disk_errors: [IntCounter; DiskTrouble::ALL.len()],
@@ -158,6 +160,10 @@ impl Cache {
             purges: registrar.counter(
                 "headwater_cache_purges_total",
                 "Purges of streams from the cache.",
+            ),
+            compressed: registrar.counter(
+                "headwater_cache_compressed_answers_total",
+                "Compressed forms of kept answers that were made.",
             ),
             answers: CacheAnswer::ALL.map(|answer| answers.with_label_values(&[answer.as_str()])),
             fills: FillEnd::ALL.map(|end| fills.with_label_values(&[end.as_str()])),

@@ -79,7 +79,6 @@ fn names_tell_the_unit_and_counters_end_in_total() {
         "disconnects",
         "attachments",
         "recordings",
-        "answers",
         "fills",
         "purges",
         "entries",

@@ -190,22 +190,27 @@ async fn what_is_not_kept_is_cancelled_when_all_leave() {
 
 #[tokio::test]
 async fn a_flight_that_is_purged_ends_for_its_readers_and_is_not_kept() {
-    let world = World::new();
-    let (answer, tap) = Answer::open(FIXED);
-    world.will_answer(answer);
-    let old = world.get("r").await.unwrap();
-    let stream = Purge::Stream {
-        origin: "origin".into(),
-        path: "a".into(),
-    };
-    world.cache.purge(stream).await.unwrap();
-    world.will_answer(Answer::whole(FIXED, "new"));
-    assert_eq!(world.read("r").await.0, "new");
-    tap.send("old");
-    tap.end();
-    assert_eq!(text(old).await.unwrap(), "old");
-    world.settle().await;
-    assert_eq!(world.read("r").await, ("new".into(), "hit".into()));
+    for purge in [
+        Purge::Stream {
+            origin: "origin".into(),
+            path: "a".into(),
+        },
+        Purge::Path("a".into()),
+        Purge::Tag("tag".into()),
+    ] {
+        let world = World::new();
+        let (answer, tap) = Answer::open(FIXED);
+        world.will_answer(answer.with(names::CACHE_TAG, "tag"));
+        let old = world.get("r").await.unwrap();
+        world.cache.purge(purge).await.unwrap();
+        world.will_answer(Answer::whole(FIXED, "new"));
+        assert_eq!(world.read("r").await.0, "new");
+        tap.send("old");
+        tap.end();
+        assert_eq!(text(old).await.unwrap(), "old");
+        world.settle().await;
+        assert_eq!(world.read("r").await, ("new".into(), "hit".into()));
+    }
 }
 
 /// One with room for answers of 64 KiB.

@@ -1,5 +1,6 @@
 //! The cache against an origin that does what a test says, on a real directory.
 
+mod coded;
 mod disk;
 mod flights;
 mod freshness;

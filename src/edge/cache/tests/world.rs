@@ -177,6 +177,7 @@ pub(super) fn ask(key: RangeKey<'_>) -> Ask<'_> {
         key,
         generation: 0,
         if_none_match: None,
+        wish: None,
     }
 }
 
