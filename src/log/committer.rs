@@ -367,7 +367,10 @@ impl Shared {
 
     fn stop_writing(&self, queue: &mut Queue) {
         queue.writing = false;
-        if queue.stopped || !queue.waiting.is_empty() {
+        if queue.stopped {
+            // Who appended may have held up both threads.
+            self.filled.notify_all();
+        } else if !queue.waiting.is_empty() {
             self.filled.notify_one();
         }
     }
