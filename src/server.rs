@@ -133,7 +133,11 @@ async fn open_database(config: &Arc<Config>) -> Result<Arc<Rocks>, RunError> {
     let config = config.clone();
     let open = move || {
         let dir = config.data_dir.join("streams");
-        Rocks::open(&dir, &config.log).map_err(|source| RunError::Database {
+        let opened = Rocks::open(&dir, &config.log).and_then(|rocks| {
+            rocks.prepare_log(&config.log)?;
+            Ok(rocks)
+        });
+        opened.map_err(|source| RunError::Database {
             dir: dir.display().to_string(),
             source,
         })

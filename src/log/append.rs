@@ -1,8 +1,9 @@
 //! Appending to a stream: the rules under its lock, then the committer.
 
-use super::committer::{Ack, Change, CommitError, Operation, Room, acknowledged};
+use super::committer::{Ack, CommitError, Room, Turn, acknowledged};
 use super::keys::{self, Pending, SegmentHeader};
 use super::kv::{Cached, Kv, Table, Write};
+use super::operation::{Change, Operation};
 use super::state::{
     AppendRefusal, AppendRequest, ProducerState, Seal, StreamState, Unavailable, Verdict,
 };
@@ -56,7 +57,10 @@ impl Log {
             self.load_producer(stream, &stamp.id).await?;
         }
         match self.sequence(stream, request, frames, room) {
-            Sequencing::Accepted(ack, appended) => {
+            Sequencing::Accepted(ack, turn, appended) => {
+                if let Some(turn) = turn {
+                    turn.commit();
+                }
                 acknowledged(ack).await?;
                 Ok(appended)
             }
@@ -137,9 +141,9 @@ impl Log {
         if let Some(stamp) = request.producer {
             sequenced.remember(stamp);
         }
-        let (ticket, ack) = self.committer.push(operation, Some(room));
+        let (ticket, ack, turn) = self.committer.push_in_turn(operation, Some(room));
         sequenced.ticket = ticket;
-        Sequencing::Accepted(ack, answer)
+        Sequencing::Accepted(ack, turn, answer)
     }
 
     /// Brings the state of a producer into memory, so that the rules find it.
@@ -167,7 +171,7 @@ impl Log {
 }
 
 enum Sequencing {
-    Accepted(Ack, Appended),
+    Accepted(Ack, Option<Turn>, Appended),
     /// The outcome rests on operations up to this ticket.
     Decided(u64, Result<Appended, AppendError>),
 }

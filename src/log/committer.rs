@@ -1,21 +1,19 @@
 //! The committer: takes all operations that wait, writes them as one batch, syncs, publishes.
 //!
 //! Two threads take turns: while one waits for the disk to sync what it wrote, the other writes the
-//! next batch. A batch stays with its thread, so that no thread waits to be woken between. An
-//! operation is acknowledged, and visible to readers, only after the sync that covers it. A failed
-//! write or sync ends all writing until a restart: a sync that is tried again may report success
-//! for data that was lost.
+//! next batch. A batch stays with its thread, so that no thread waits to be woken between. Where
+//! nothing else goes on, who appends takes the turn of a thread: waking one takes as long as a small
+//! write. An operation is acknowledged, and visible to readers, only after the sync that covers it.
+//! A failed write or sync ends all writing until a restart: a sync that is tried again may report
+//! success for data that was lost.
 
-use super::keys::{self, Pending};
-use super::kv::{Kv, KvError, Table, Write};
-use super::state::StreamState;
+use super::keys::Pending;
+use super::kv::{Kv, KvError, Write};
+use super::operation::{Operation, writes_of};
 use super::stream::{Stream, view_of};
 use crate::config::Durability;
-use crate::hub::Run;
 use crate::observe::metrics::Metrics;
-use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -43,63 +41,6 @@ pub enum CommitError {
     Stopped,
 }
 
-/// The changes of one stream in one operation.
-pub(super) struct Change {
-    pub(super) stream: Arc<Stream>,
-    /// `None` removes the stream.
-    pub(super) state: Option<StreamState>,
-    pub(super) appended: Option<Run>,
-}
-
-/// What becomes durable together.
-pub(super) struct Operation {
-    pub(super) changes: Vec<Change>,
-    pub(super) writes: Vec<Write>,
-    /// Work that begins once this is durable. Its record is among `writes`.
-    pub(super) work: Vec<Pending>,
-    /// Whether somebody waits: otherwise it needs no sync of its own.
-    pub(super) acknowledged: bool,
-}
-
-impl Operation {
-    /// Writes that change no stream.
-    pub(super) fn of_writes(writes: Vec<Write>) -> Self {
-        Self {
-            changes: Vec::new(),
-            writes,
-            work: Vec::new(),
-            acknowledged: true,
-        }
-    }
-
-    /// A stream's new state, or its removal, with what is written and done beside it.
-    pub(super) fn of_state(
-        stream: &Arc<Stream>,
-        state: Option<StreamState>,
-        writes: Vec<Write>,
-        work: Vec<Pending>,
-    ) -> Self {
-        let change = Change {
-            stream: stream.clone(),
-            state,
-            appended: None,
-        };
-        Self {
-            changes: vec![change],
-            work,
-            ..Self::of_writes(writes)
-        }
-    }
-
-    /// The same, if nobody waits for it.
-    pub(super) fn unacknowledged(self) -> Self {
-        Self {
-            acknowledged: false,
-            ..self
-        }
-    }
-}
-
 /// Room in the queue; held until the operation is done.
 pub(super) struct Room(
     #[expect(dead_code, reason = "held for its drop")] [OwnedSemaphorePermit; 2],
@@ -121,12 +62,16 @@ const OPERATION_BYTES: u64 = 512;
 const PERMIT_BYTES: u64 = 256;
 /// Most bytes of one batch.
 const BATCH_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// The longest sync that an async worker may be held up for.
+const QUICK_SYNC: Duration = Duration::from_millis(1);
 
 /// Hands operations to the committer's threads.
 pub(super) struct Committer {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     limits: QueueLimits,
+    /// Whether another async worker goes on while one commits.
+    several_workers: bool,
 }
 
 struct Shared {
@@ -151,10 +96,12 @@ struct Shared {
 struct Queue {
     waiting: Vec<Queued>,
     last_ticket: u64,
-    /// Whether a thread is writing.
+    /// Whether somebody is writing.
     writing: bool,
-    /// Whether a thread is syncing and publishing.
+    /// Whether somebody is syncing and publishing.
     syncing: bool,
+    /// Whether the last batch was one operation, and its sync quick.
+    calm: bool,
     stopped: bool,
 }
 
@@ -187,10 +134,12 @@ impl Committer {
             std::thread::Builder::new().name(name.into()).spawn(run)
         };
         let threads = vec![spawn("log-1")?, spawn("log-2")?];
+        let runtime = tokio::runtime::Handle::try_current();
         Ok(Self {
             shared,
             threads: Mutex::new(threads),
             limits,
+            several_workers: runtime.is_ok_and(|runtime| runtime.metrics().num_workers() > 1),
         })
     }
 
@@ -225,6 +174,26 @@ impl Committer {
     /// Queues an operation. The caller holds the locks of the streams it changes, so that the order
     /// of the queue is the order in which their states were made. Returns its ticket.
     pub(super) fn push(&self, operation: Operation, room: Option<Room>) -> (u64, Ack) {
+        let (ticket, ack, _) = self.enqueue(operation, room, false);
+        (ticket, ack)
+    }
+
+    /// The same for a caller who commits it, if he is given the turn, as soon as he has let go of
+    /// the locks.
+    pub(super) fn push_in_turn(
+        &self,
+        operation: Operation,
+        room: Option<Room>,
+    ) -> (u64, Ack, Option<Turn>) {
+        self.enqueue(operation, room, self.several_workers)
+    }
+
+    fn enqueue(
+        &self,
+        operation: Operation,
+        room: Option<Room>,
+        may_commit: bool,
+    ) -> (u64, Ack, Option<Turn>) {
         let (ack, done) = oneshot::channel();
         let mut queue = self.shared.queue.lock();
         queue.last_ticket += 1;
@@ -238,16 +207,21 @@ impl Committer {
         if queue.stopped {
             drop(queue);
             queued.fail(&CommitError::Stopped);
-        } else {
-            queue.waiting.push(queued);
-            let writing = queue.writing;
-            drop(queue);
-            // Who writes looks again when that is done.
-            if !writing {
-                self.shared.filled.notify_one();
-            }
+            return (ticket, done, None);
         }
-        (ticket, done)
+        let alone = queue.waiting.is_empty() && !queue.writing && !queue.syncing;
+        queue.waiting.push(queued);
+        if alone && queue.calm && may_commit {
+            queue.writing = true;
+            return (ticket, done, Some(Turn(self.shared.clone())));
+        }
+        let writing = queue.writing;
+        drop(queue);
+        // Who writes looks again when that is done.
+        if !writing {
+            self.shared.filled.notify_one();
+        }
+        (ticket, done, None)
     }
 
     /// Waits until the operation with this ticket is durable: an answer that depends on it must not
@@ -290,6 +264,18 @@ impl Committer {
     }
 }
 
+/// The right to write, which nobody else has until it is used.
+#[must_use]
+pub(super) struct Turn(Arc<Shared>);
+
+impl Turn {
+    /// Commits what waits. It blocks for one sync, which is expected to be quick.
+    pub(super) fn commit(self) {
+        let batch = self.0.queue.lock().take();
+        self.0.commit(batch);
+    }
+}
+
 /// Writes to the store of a committer, and fails with it.
 pub(super) struct Writer(Arc<Shared>);
 
@@ -314,36 +300,14 @@ impl Shared {
 
     /// One of the two threads.
     fn commit_all(&self) {
-        loop {
-            let Some(batch) = self.take_batch() else {
-                return;
-            };
-            let writes = writes_of(&batch);
-            self.metrics
-                .commit
-                .observe(batch.len(), bytes_of(&batch) as usize);
-            if self.apply(&writes).is_err() {
-                fail_all(batch);
-                self.let_write();
-                continue;
-            }
-            match self.durability {
-                Durability::Sync => {
-                    self.begin_sync();
-                    self.sync_batch(batch);
-                    self.end_sync();
-                }
-                Durability::Os => {
-                    self.publish(batch);
-                    self.let_write();
-                }
-            }
+        while let Some(batch) = self.wait_for_batch() {
+            self.commit(batch);
         }
     }
 
-    /// Takes what waits, in order, up to the size of a batch, when nobody else writes. `None` once
-    /// stopped and empty.
-    fn take_batch(&self) -> Option<Vec<Queued>> {
+    /// Waits until there is something to write and nobody else writes. `None` once stopped and
+    /// empty.
+    fn wait_for_batch(&self) -> Option<Vec<Queued>> {
         let mut queue = self.queue.lock();
         while queue.writing || queue.waiting.is_empty() {
             if queue.stopped && !queue.writing {
@@ -352,11 +316,32 @@ impl Shared {
             self.filled.wait(&mut queue);
         }
         queue.writing = true;
-        let fitting = fitting(&queue.waiting);
-        if fitting == queue.waiting.len() {
-            return Some(std::mem::take(&mut queue.waiting));
+        Some(queue.take())
+    }
+
+    /// Writes a batch, syncs and publishes it. The right to write ends with it.
+    fn commit(&self, batch: Vec<Queued>) {
+        let writes = writes_of(batch.iter().map(|queued| &queued.operation));
+        let data_bytes: u64 = batch.iter().map(Queued::data_bytes).sum();
+        self.metrics
+            .commit
+            .observe(batch.len(), data_bytes as usize);
+        if self.apply(&writes).is_err() {
+            fail_all(batch);
+            self.let_write();
+            return;
         }
-        Some(queue.waiting.drain(..fitting).collect())
+        match self.durability {
+            Durability::Sync => {
+                self.begin_sync();
+                self.sync_batch(batch);
+                self.end_sync();
+            }
+            Durability::Os => {
+                self.publish(batch);
+                self.let_write();
+            }
+        }
     }
 
     /// Writes, unless a write has failed before.
@@ -382,7 +367,10 @@ impl Shared {
 
     fn stop_writing(&self, queue: &mut Queue) {
         queue.writing = false;
-        if queue.stopped || !queue.waiting.is_empty() {
+        if queue.stopped {
+            // Who appended may have held up both threads.
+            self.filled.notify_all();
+        } else if !queue.waiting.is_empty() {
             self.filled.notify_one();
         }
     }
@@ -408,19 +396,19 @@ impl Shared {
     fn sync_batch(&self, batch: Vec<Queued>) {
         let awaited = batch.iter().any(|queued| queued.operation.acknowledged);
         // After a failure also what nobody waits for: it may rest on what was lost.
-        if self.failed.load(Ordering::Acquire) || (awaited && !self.sync()) {
+        if self.failed.load(Ordering::Acquire) || (awaited && !self.sync(batch.len())) {
             self.withhold(batch);
         } else {
             self.publish(batch);
         }
     }
 
-    fn sync(&self) -> bool {
+    fn sync(&self, operations: usize) -> bool {
         let begun = Instant::now();
         let synced = self.kv.sync();
-        self.metrics
-            .sync_seconds
-            .observe(begun.elapsed().as_secs_f64());
+        let elapsed = begun.elapsed();
+        self.metrics.sync_seconds.observe(elapsed.as_secs_f64());
+        self.queue.lock().calm = operations == 1 && elapsed < QUICK_SYNC;
         if let Err(error) = &synced {
             tracing::error!(%error, "a sync failed: nothing more is written");
             self.failed.store(true, Ordering::Release);
@@ -465,11 +453,7 @@ impl Shared {
 
 impl Queued {
     fn data_bytes(&self) -> u64 {
-        let changes = self.operation.changes.iter();
-        changes
-            .filter_map(|change| change.appended.as_ref())
-            .map(|run| run.frames.len() as u64)
-            .sum()
+        self.operation.data_bytes()
     }
 
     fn fail(self, error: &CommitError) {
@@ -483,8 +467,15 @@ fn fail_all(batch: Vec<Queued>) {
     }
 }
 
-fn bytes_of(batch: &[Queued]) -> u64 {
-    batch.iter().map(Queued::data_bytes).sum()
+impl Queue {
+    /// Takes what waits, in order, up to the size of a batch.
+    fn take(&mut self) -> Vec<Queued> {
+        let fitting = fitting(&self.waiting);
+        if fitting == self.waiting.len() {
+            return std::mem::take(&mut self.waiting);
+        }
+        self.waiting.drain(..fitting).collect()
+    }
 }
 
 /// How many operations of what waits are one batch: at least one.
@@ -495,36 +486,4 @@ fn fitting(waiting: &[Queued]) -> usize {
         bytes <= BATCH_BYTES_MAX
     };
     waiting.iter().take_while(fits).count().max(1)
-}
-
-/// All changes of a batch. Of a stream's states only the last one is written.
-fn writes_of(batch: &[Queued]) -> Vec<Write> {
-    let mut writes = Vec::with_capacity(2 * batch.len());
-    for queued in batch {
-        for change in &queued.operation.changes {
-            if let (Some(run), Some(state)) = (&change.appended, &change.state) {
-                let key = keys::position_key(state.meta.id, run.start);
-                let key = Bytes::copy_from_slice(&key);
-                writes.push(Write::Put(Table::Records, key, run.frames.clone()));
-            }
-        }
-        writes.extend(queued.operation.writes.iter().cloned());
-    }
-    let mut seen = HashSet::with_capacity(batch.len());
-    for queued in batch.iter().rev() {
-        for change in &queued.operation.changes {
-            if seen.insert(Arc::as_ptr(&change.stream)) {
-                writes.push(state_write(change));
-            }
-        }
-    }
-    writes
-}
-
-fn state_write(change: &Change) -> Write {
-    let key = Bytes::copy_from_slice(change.stream.path().key().as_bytes());
-    match &change.state {
-        Some(state) => Write::Put(Table::Streams, key, keys::write_state(state)),
-        None => Write::Delete(Table::Streams, key),
-    }
 }

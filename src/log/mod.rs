@@ -11,6 +11,7 @@ mod delete;
 mod expiry;
 pub mod keys;
 pub mod kv;
+mod operation;
 mod pack;
 mod purge;
 mod reader;

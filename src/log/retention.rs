@@ -6,9 +6,10 @@
 //! passed. A stream that forks read from keeps what it has until the last of them is gone.
 
 use super::append::seal_writes;
-use super::committer::{Operation, acknowledged};
+use super::committer::acknowledged;
 use super::keys::{self, Pending, SegmentHeader, TimerKind, position_key, read_position_key};
 use super::kv::{Kv, Table, Write};
+use super::operation::Operation;
 use super::purge::remove_range;
 use super::state::StreamState;
 use super::stream::Stream;

@@ -3,9 +3,10 @@
 //! Work that must not be lost is written down with the change that caused it, so a crash only
 //! delays it.
 
-use super::committer::{CommitError, Operation, Writer, acknowledged};
+use super::committer::{CommitError, Writer, acknowledged};
 use super::keys::Pending;
 use super::kv::{Kv, Table, Write};
+use super::operation::Operation;
 use super::{Log, ReadError, pack, purge};
 use crate::types::StreamId;
 use std::sync::Arc;

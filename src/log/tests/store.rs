@@ -7,6 +7,7 @@ use rand::Rng;
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included};
 use std::sync::Arc;
+use std::thread::ThreadId;
 use std::time::Duration;
 
 type Entries = BTreeMap<(Table, Bytes), Bytes>;
@@ -38,6 +39,8 @@ struct State {
     cached_reads: u64,
     /// Of all values that were handed out.
     bytes_read: u64,
+    /// The thread that asked for the last sync.
+    synced_by: Option<ThreadId>,
 }
 
 /// Calls that can be counted, held up and made to fail.
@@ -129,6 +132,11 @@ impl MemoryStore {
     /// Calls of a kind so far.
     pub(super) fn count(&self, call: Call) -> u64 {
         self.state.lock().control(call).count
+    }
+
+    /// The thread that asked for the last sync.
+    pub(super) fn synced_by(&self) -> Option<ThreadId> {
+        self.state.lock().synced_by
     }
 
     /// Makes syncs take so long.
@@ -271,6 +279,7 @@ impl Kv for MemoryStore {
             self.changed.wait_for(&mut state, sync_time);
         }
         state.check_alive()?;
+        state.synced_by = Some(std::thread::current().id());
         if !state.sync_failed {
             let batches: Vec<_> = state.unsynced.drain(..covered).collect();
             for batch in batches {
