@@ -10,7 +10,7 @@ use super::asked::Subject;
 use super::cache::{
     Ask, CACHE_STATUS, CacheStatus, Cached, CachedBody, Fetch, Fetched, GetError, Pull,
 };
-use super::cache::{RangeKey, Reader, StreamKey};
+use super::cache::{RangeKey, Reader, StreamKey, Wish};
 use super::fetch::OriginRead;
 use super::route::Route;
 use super::subscription::Closing;
@@ -51,6 +51,7 @@ impl Route {
         subject: &Subject,
         offset: &str,
         if_none_match: Option<&str>,
+        wish: Option<Wish>,
     ) -> Result<Answer, ServeError> {
         if offset == "now" {
             return Answer::bypass(&OriginRead::catch_up(self, subject, offset)).await;
@@ -68,6 +69,7 @@ impl Route {
             },
             generation: self.edge.generations.of(&stream),
             if_none_match,
+            wish,
         };
         if let Some(hit) = self.edge.cache.hit(&ask())
             && !self.edge.identities.contradict(&stream, &hit.headers)

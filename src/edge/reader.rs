@@ -66,7 +66,7 @@ impl Reader {
                 closed: None,
             }));
         }
-        let answer = route.catch_up(subject, offset, None).await?;
+        let answer = route.catch_up(subject, offset, None, None).await?;
         let next = answer.next_offset();
         let (StatusCode::OK, Some(next)) = (answer.status, next) else {
             return Ok(Begun::Refused(answer));
@@ -161,7 +161,7 @@ impl Reader {
 
     /// What the origin, or the cache, has behind `at`.
     pub(super) async fn catch_up(&self) -> Result<Answer, ServeError> {
-        let answer = self.route.catch_up(&self.subject, &self.at, None);
+        let answer = self.route.catch_up(&self.subject, &self.at, None, None);
         answer.await
     }
 }

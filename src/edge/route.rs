@@ -11,13 +11,14 @@ use ring::hmac;
 use super::Edge;
 use super::answer::Answer;
 use super::asked::{Asked, Parameters, Subject, Variant};
-use super::cache::{Purge, Scope};
+use super::cache::{Purge, Scope, Wish};
 use super::fetch::OriginRead;
 use super::identities::{Learned, identity};
 use super::origins::Origins;
 use super::via::Via;
 use crate::config::{Origin, Streams};
 use crate::observe::metrics::{EdgeMetrics, UpstreamMetrics};
+use crate::protocol::coding::Accepted;
 use crate::protocol::names;
 use crate::protocol::request::Mode;
 use crate::serve::{Reply, ServeError};
@@ -170,12 +171,24 @@ impl Route {
             }
             Some(Mode::CatchUp) => {
                 let tag = asked.if_none_match.as_deref();
-                let answer = self.catch_up(&asked.subject, &asked.offset, tag).await?;
+                let wish = self.wish(&asked.subject.head.headers);
+                let subject = &asked.subject;
+                let answer = self.catch_up(subject, &asked.offset, tag, wish).await?;
                 Ok(answer.into_reply(self))
             }
             Some(Mode::LongPoll) => self.long_poll(asked).await,
             Some(Mode::Sse) => self.sse(asked).await,
         }
+    }
+
+    /// How a client would like its answer, of what this route offers.
+    fn wish(&self, headers: &HeaderMap) -> Option<Wish> {
+        let compression = &self.settings.compression;
+        let coding = Accepted::of(headers).choose(&compression.codings)?;
+        Some(Wish {
+            coding,
+            bytes_min: compression.bytes_min,
+        })
     }
 
     /// The name under which what is known of a stream is kept.

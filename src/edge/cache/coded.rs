@@ -3,7 +3,7 @@
 use super::Cache;
 use super::entry::{Entry, hold};
 use super::key::Place;
-use crate::protocol::coding::{coded_etag, is_compressible};
+use crate::protocol::coding::{coded_etag, is_text};
 use crate::serve::compress;
 use crate::types::Coding;
 use bytes::Bytes;
@@ -93,7 +93,7 @@ impl Coded {
 pub(super) fn may_be_coded(headers: &HeaderMap) -> bool {
     let content_type = headers.get(header::CONTENT_TYPE);
     let content_type = content_type.and_then(|value| value.to_str().ok());
-    content_type.is_some_and(is_compressible) && !headers.contains_key(header::CONTENT_ENCODING)
+    content_type.is_some_and(is_text) && !headers.contains_key(header::CONTENT_ENCODING)
 }
 
 /// Who compresses an answer.
