@@ -56,7 +56,8 @@ fn the_manual_lists_every_metric_with_its_type() {
 
 #[test]
 fn names_tell_the_unit_and_counters_end_in_total() {
-    const UNITS: [&str; 27] = [
+    const UNITS: [&str; 28] = [
+        "answers",
         "seconds",
         "bytes",
         "requests",

@@ -153,7 +153,7 @@ async fn a_request_after_a_write_does_not_join_one_from_before() {
     world.will_answer(Answer::whole(FIXED, "before"));
     world.will_answer(Answer::whole(FIXED, "after"));
     let before = world.spawn("r", 1);
-    let_all_run().await;
+    world.requested(1).await;
     let after = world.spawn("r", 2);
     let also_after = world.spawn("r", 2);
     world.requested(2).await;
