@@ -333,16 +333,11 @@ fn plain_origin() -> Upstream {
         match (BODIES.get(at), value("live=")) {
             (None, _) => {
                 let closed = "stream-closed: true\r\n";
-                let status = if value("live=").is_empty() {
-                    "200 OK"
-                } else {
-                    "204 No Content"
-                };
-                peer.send(
-                    answer(status, at, "", closed)
-                        .replace("content-length: 0\r\n", "")
-                        .as_bytes(),
-                )
+                if value("live=").is_empty() {
+                    return peer.send(answer("200 OK", at, "", closed).as_bytes());
+                }
+                let bodiless = answer("204 No Content", at, "", closed);
+                peer.send(bodiless.replace("content-length: 0\r\n", "").as_bytes())
             }
             (Some(_), "") => peer.send(answer("200 OK", at, "", up_to_date).as_bytes()),
             (Some(body), _) => {
