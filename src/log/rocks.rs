@@ -154,7 +154,8 @@ fn table_options(table: Table, config: &LogConfig, cache: &Cache) -> Options {
     options.set_level_compaction_dynamic_level_bytes(true);
     options.set_compression_type(DBCompressionType::Lz4);
     if matches!(table, Table::Streams | Table::Producers) {
-        // These are written with every append, and only ever looked up: the last value is enough.
+        // These are written with every append, and looked up: the last value is enough. They are walked
+        // only for streams that nobody writes to any more.
         options.set_inplace_update_support(true);
         options.set_inplace_update_locks(INPLACE_LOCKS);
     }
