@@ -144,12 +144,12 @@ impl Pull for Body {
 impl Fetch for Arc<Origin> {
     async fn fetch(&self, if_none_match: Option<&HeaderValue>) -> Result<Fetched, UpstreamFailure> {
         let condition = if_none_match.map(|tag| tag.to_str().unwrap().to_owned());
-        // In the order of the requests, whichever is let go first.
-        let answer = self.script.lock().pop_front();
         self.asked.lock().push(condition);
+        // It lets the requests go in their order.
         if let Some(gate) = &self.gate {
             gate.acquire().await.unwrap().forget();
         }
+        let answer = self.script.lock().pop_front();
         let answer = answer.expect("the origin was not to be asked")?;
         Ok(Fetched {
             status: answer.status,
