@@ -89,7 +89,9 @@ instructions: build $(GUNGRAUN_RUNNER)
 $(GUNGRAUN_RUNNER): Cargo.lock
 	version=$$(cargo metadata --format-version 1 --locked | python3 -c 'import json, sys
 	print(next(p["version"] for p in json.load(sys.stdin)["packages"] if p["name"] == "gungraun"))')
-	cargo install --locked --quiet --root "$(TOOLS)" --version "$$version" gungraun-runner
+	if [[ "$$("$@" --version 2>/dev/null)" != *" $$version" ]]; then
+		cargo install --locked --quiet --force --root "$(TOOLS)" --version "$$version" gungraun-runner
+	fi
 	touch $@
 
 .PHONY: conformance
