@@ -79,8 +79,7 @@ impl Edge {
         self.server.metrics.on_scrape(Box::new(move |metrics| {
             if let Some(edge) = edge.upgrade() {
                 let figures = edge.subscriptions.figures();
-                metrics.edge.subscriptions.set(figures.subscriptions);
-                metrics.edge.subscribed_readers.set(figures.readers);
+                metrics.edge.set_readers(&figures.readers);
                 metrics.edge.reconnecting.set(figures.reconnecting);
                 metrics
                     .edge

@@ -31,8 +31,8 @@ struct Streams {
 /// Figures for the metrics.
 #[derive(Debug, Default)]
 pub(super) struct Figures {
-    pub(super) subscriptions: i64,
-    pub(super) readers: i64,
+    /// The live readers of each.
+    pub(super) readers: Vec<u64>,
     /// Those that wait for their origin.
     pub(super) reconnecting: i64,
     /// For how long the longest of them has waited.
@@ -173,8 +173,7 @@ impl Subscriptions {
         let streams = self.streams.lock();
         let mut figures = Figures::default();
         for subscription in streams.by_stream.values().flat_map(HashMap::values) {
-            figures.subscriptions += 1;
-            figures.readers += subscription.readers() as i64;
+            figures.readers.push(subscription.readers() as u64);
             if let Status::Connecting(since) = subscription.status() {
                 figures.reconnecting += 1;
                 figures.behind = figures.behind.max(since.elapsed());
