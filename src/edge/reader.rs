@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::answer::{Answer, AnswerBody};
 use super::asked::{Asked, Subject};
 use super::route::Route;
+use super::sharing::Sharing;
 use super::subscription::{Closing, Data, Lease, Look};
 use crate::observe::access::LiveEnd;
 use crate::protocol::sse::{Control, DataEvent, Encoding, put_control};
@@ -135,6 +136,12 @@ impl Reader {
             self.closed = Some(closing.clone());
         }
         Ok(look)
+    }
+
+    /// Who may be given what is said of the stream.
+    pub(super) fn sharing(&self) -> Sharing {
+        let subscription = self.subscription.as_ref();
+        subscription.map_or_else(Sharing::default, |subscription| subscription.sharing())
     }
 
     /// Whether something was written through this edge that has not come yet.

@@ -9,8 +9,9 @@ use parking_lot::Mutex;
 use super::asked::{Subject, Variant};
 use super::cache::Scope;
 use super::follow;
-use super::route::Route;
+use super::route::{Route, stream_key};
 use super::subscription::{Lease, Status, Subscription};
+use crate::observe::admin::PurgeTarget;
 use crate::serve::ServeError;
 
 /// All streams that are followed, by origin and path, and then by what else decides about answers.
@@ -166,6 +167,29 @@ impl Subscriptions {
             .flat_map(HashMap::values)
         {
             subscription.set_written(next, closed);
+        }
+    }
+
+    /// Forgets what was last heard of streams. Their readers stay.
+    pub(super) fn forget(&self, target: &PurgeTarget) {
+        let streams = self.streams.lock();
+        let all = streams.by_stream.iter();
+        let each = all.flat_map(|(key, all)| all.values().map(move |one| (key, one)));
+        for (key, subscription) in each {
+            let path = &*subscription.subject.stream;
+            let meant = match target {
+                PurgeTarget::Path {
+                    origin,
+                    path: wanted,
+                } => match origin {
+                    Some(origin) => **key == *stream_key(origin, wanted),
+                    None => path == wanted,
+                },
+                PurgeTarget::Tag(tag) => subscription.sharing().has_tag(tag),
+            };
+            if meant {
+                subscription.forget();
+            }
         }
     }
 

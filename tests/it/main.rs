@@ -10,6 +10,8 @@ mod crash;
 mod disconnects;
 mod edge;
 mod edge_live;
+mod edge_purge;
+mod edge_sharing;
 mod large;
 mod limits;
 mod operations;
