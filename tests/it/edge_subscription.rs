@@ -44,6 +44,37 @@ fn long_polls_at_one_offset_wait_for_the_same() {
 }
 
 #[test]
+fn readers_with_different_credentials_are_followed_apart() {
+    let origin = Setup::quick().start();
+    for (settings, subscriptions) in [("", 3), ("shared = true", 1)] {
+        let edge = edge(&[&url(&origin)], settings);
+        let stream = unique("callers");
+        origin.create(&stream, "text/plain", b"x");
+        let target = format!("{stream}?offset=-1&live=sse");
+        let mut readers = Vec::new();
+        for n in 0..9 {
+            let headers: &[_] = match n % 3 {
+                0 => &[],
+                1 => &[("authorization", "Bearer anna")],
+                _ => &[("cookie", "id=bert")],
+            };
+            let mut connection = edge.connect();
+            connection
+                .send_request("GET", &target, headers, b"")
+                .unwrap();
+            assert_eq!(connection.read_head().unwrap().status, 200);
+            readers.push(connection);
+        }
+        wait_until("all of them follow", || {
+            figure(&edge, "headwater_followed_stream_readers") == 9
+                && figure(&edge, "headwater_unfollowed_streams") == 0
+        });
+        assert_eq!(figure(&edge, "headwater_followed_streams"), subscriptions);
+        assert_eq!(figure(&edge, LIVE), subscriptions);
+    }
+}
+
+#[test]
 fn a_subscription_goes_on_where_its_origin_ended_the_connection() {
     let mut setup = Setup::quick();
     setup.streams.push("sse_recycle = \"2s\"".to_owned());
