@@ -61,7 +61,7 @@ fn patient() -> Setup {
 fn those_who_waited_together_may_share_what_is_for_everybody() {
     let origin = Setup::quick().start();
     let edge = edge_with(&[&url(&origin)], "", patient());
-    let (stream, _reader, at) = followed(&origin, &edge);
+    let (stream, mut reader, at) = followed(&origin, &edge);
     let tag = format!("stream:default/{}", stream.rsplit('/').next().unwrap());
     let shared = (SHARED, Some(tag.as_str()));
 
@@ -87,6 +87,12 @@ fn those_who_waited_together_may_share_what_is_for_everybody() {
     let behind = poll(&edge, &stream, &at);
     assert!(behind.body.starts_with(b"moremore"), "{behind:?}");
     assert_eq!(told(&behind), shared);
+
+    origin.close(&stream);
+    while reader.next_batch().unwrap().is_some() {}
+    let end = poll(&edge, &stream, behind.expect("stream-next-offset"));
+    assert_eq!((end.status, told(&end)), (204, shared));
+    assert_eq!(end.expect("stream-closed"), "true");
 }
 
 #[test]
