@@ -375,9 +375,11 @@ fn figures_tell_what_an_edge_does() {
     let closed = unique("figures");
     edge.create(&closed, "text/plain", &[b'x'; 1000]);
     edge.close(&closed);
-    for _ in 0..3 {
-        edge.read_all(&closed);
-    }
+    // While it is being stored, who asks joins.
+    wait_until("it is answered from memory", || {
+        assert_eq!(edge.read_all(&closed).len(), 1000);
+        figure(&edge, "headwater_cache_answers_total{status=\"hit\"}") == 2
+    });
     let stream = unique("figures");
     edge.create(&stream, "text/plain", b"x");
     let target = format!("{stream}?offset=-1&live=sse");

@@ -31,6 +31,10 @@ fn read(edge: &Server, stream: &str) -> String {
     read.expect("cache-status").to_owned()
 }
 
+fn disk_entries(edge: &Server) -> u64 {
+    figure(edge, "headwater_cache_entries{tier=\"disk\"}")
+}
+
 const HIT: &str = "headwater; hit";
 const STORED: &str = "headwater; fwd=uri-miss; stored";
 
@@ -43,9 +47,10 @@ fn what_was_purged_is_asked_for_again() {
         origin.create(stream, "text/plain", b"kept");
         origin.close(stream);
         assert_eq!(read(&edge, stream), STORED);
+        wait_until("it is stored", || read(&edge, stream) == HIT);
     }
     let edge_keeps = |query: &str, answers: u64| {
-        assert_eq!(read(&edge, &stream), HIT, "before {query}");
+        wait_until("it is stored", || read(&edge, &stream) == HIT);
         assert_eq!(purged(&edge, query), answers, "{query}");
         let then = if answers == 0 { HIT } else { STORED };
         assert_eq!(read(&edge, &stream), then, "after {query}");
@@ -61,11 +66,10 @@ fn what_was_purged_is_asked_for_again() {
 
     purged(&edge, &format!("tag={tag}"));
     assert_eq!(figure(&edge, "headwater_cache_purges_total"), 7);
+    wait_until("the other is on disk", || disk_entries(&edge) == 1);
     edge.terminate();
     edge.restart();
-    wait_until("what is on disk is known", || {
-        figure(&edge, "headwater_cache_entries{tier=\"disk\"}") == 1
-    });
+    wait_until("what is on disk is known", || disk_entries(&edge) == 1);
     assert_eq!(read(&edge, &other), "headwater; hit; detail=disk");
     assert_eq!(read(&edge, &stream), STORED);
 }
