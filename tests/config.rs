@@ -49,6 +49,29 @@ fn problems_with(text: &str, variables: &[(&str, &str)]) -> Vec<Problem> {
     }
 }
 
+/// The only problem of `text`.
+#[track_caller]
+fn problem(text: &str) -> (String, String, String) {
+    let problems = problems(text);
+    assert_eq!(problems.len(), 1, "{text}{problems:?}");
+    told(&problems[0])
+}
+
+/// The only problem of `text` says this, and hints at that.
+#[track_caller]
+fn assert_problem(text: &str, message: &str, hint: &str) {
+    let told = problem(text);
+    assert!(told.1.contains(message), "{told:?}");
+    assert!(told.2.contains(hint), "{told:?}");
+}
+
+/// A site with one route of this kind and path.
+fn site(path: &str, kind: &str, settings: &str) -> String {
+    format!(
+        "[[site]]\nlisten = [\"127.0.0.1:1\"]\n[[site.route]]\npath = \"{path}\"\n[site.route.{kind}]\n{settings}\n"
+    )
+}
+
 /// A problem as `line:column` or the variable, the sentence and the hint.
 fn told(problem: &Problem) -> (String, String, String) {
     let place = match &problem.place {

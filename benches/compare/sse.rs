@@ -2,7 +2,8 @@
 
 use crate::decode::{Decoder, Part};
 use crate::http;
-use crate::live::{Deliveries, Seen};
+use crate::live::{Deliveries, Publisher, Seen};
+use hdrhistogram::Histogram;
 use memchr::memmem;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
@@ -64,6 +65,34 @@ impl Readers {
             })?;
         }
         Ok(readers)
+    }
+
+    /// Publishes so many events a second at the home of the readers' stream, until each of them has
+    /// all. Tells how long deliveries took, and appends.
+    pub(crate) fn publish(
+        &mut self,
+        home: SocketAddr,
+        stream: &str,
+        per_second: f64,
+        time: Duration,
+    ) -> io::Result<(Histogram<u64>, Histogram<u64>)> {
+        let base = Instant::now();
+        let mut deliveries = Deliveries::new(base);
+        let streams = [stream.to_owned()];
+        let publisher = Publisher {
+            streams: &streams,
+            base,
+            next: 0,
+        };
+        let events = (per_second * time.as_secs_f64()) as u64;
+        let appends = std::thread::scope(|scope| {
+            let appends = scope.spawn(|| publisher.run(home, per_second, time));
+            let received = self.receive(&mut deliveries, events);
+            let appends = appends.join();
+            let appends = appends.map_err(|_| io::Error::other("the publisher failed"))?;
+            received.and(appends)
+        })?;
+        Ok((deliveries.latency, appends))
     }
 
     /// Waits until each reader has received so many events.

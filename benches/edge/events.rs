@@ -1,14 +1,14 @@
 //! Live events through an edge.
 
 use crate::http::Client;
-use crate::live::{Deliveries, Publisher};
 use crate::median;
-use crate::net::{Server, World};
+use crate::net::World;
+use crate::served::Served;
 use crate::sse::Readers;
 use hdrhistogram::Histogram;
 use std::io;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const STREAM: &str = "news";
 /// Events a second where their delay is measured.
@@ -22,8 +22,8 @@ const REPEAT: Duration = Duration::from_millis(300);
 
 /// An origin with a stream that the edge before it knows.
 struct Pair {
-    origin: Server,
-    edge: Server,
+    origin: Served,
+    edge: Served,
 }
 
 impl Pair {
@@ -83,22 +83,22 @@ pub(crate) fn measure_readers(world: &World, time: Duration, counts: &[usize]) -
         // What a first reader brings into memory is not the cost of a reader.
         drop(Readers::connect(pair.edge.address, STREAM, 10)?);
         std::thread::sleep(SETTLE);
-        let empty = pair.edge.resident_mib()?;
+        let empty = pair.edge.usage()?.resident_mib();
         let mut readers = Readers::connect(pair.edge.address, STREAM, count)?;
         std::thread::sleep(SETTLE);
-        let idle = pair.edge.resident_mib()?;
-        let (edge_before, origin_before) = (pair.edge.cpu_seconds()?, pair.origin.cpu_seconds()?);
+        let idle = pair.edge.usage()?.resident_mib();
+        let (edge_before, origin_before) = (pair.edge.usage()?.cpu, pair.origin.usage()?.cpu);
         let latency = publish(&pair.origin, &mut readers, MANY_PER_SECOND, time)?;
-        let edge_cpu = pair.edge.cpu_seconds()? - edge_before;
-        let origin_cpu = pair.origin.cpu_seconds()? - origin_before;
-        let live = pair.edge.resident_mib()?;
+        let edge_cpu = pair.edge.usage()?.cpu.saturating_sub(edge_before);
+        let origin_cpu = pair.origin.usage()?.cpu.saturating_sub(origin_before);
+        let live = pair.edge.usage()?.resident_mib();
         let each = |mib: f64| (mib - empty) * 1024.0 / count as f64;
         println!(
             "| {count} | {:.1} | {:.1} | {:.1} | {:.2} | {:.2} | {:.2} |",
             each(idle),
             each(live),
-            edge_cpu * 1e6 / latency.len() as f64,
-            origin_cpu * 1e3 / events(MANY_PER_SECOND, time) as f64,
+            edge_cpu.as_secs_f64() * 1e6 / latency.len() as f64,
+            origin_cpu.as_secs_f64() * 1e3 / events(MANY_PER_SECOND, time) as f64,
             latency.value_at_quantile(0.5) as f64 / 1e6,
             latency.value_at_quantile(0.99) as f64 / 1e6,
         );
@@ -111,28 +111,14 @@ fn events(per_second: f64, time: Duration) -> u64 {
     (per_second * time.as_secs_f64()) as u64
 }
 
-/// Publishes to the origin for a time, until all readers have everything, and tells the delays.
+/// Publishes to the origin for a time, and tells the delays of deliveries.
 fn publish(
-    origin: &Server,
+    origin: &Served,
     readers: &mut Readers,
     per_second: f64,
     time: Duration,
 ) -> io::Result<Histogram<u64>> {
-    let base = Instant::now();
-    let mut deliveries = Deliveries::new(base);
-    let streams = [STREAM.to_owned()];
-    let publisher = Publisher {
-        streams: &streams,
-        base,
-        next: 0,
-    };
-    std::thread::scope(|scope| {
-        let appends = scope.spawn(|| publisher.run(origin.address, per_second, time));
-        let received = readers.receive(&mut deliveries, events(per_second, time));
-        let appends = appends.join();
-        let appends = appends.map_err(|_| io::Error::other("the publisher failed"))?;
-        received.and(appends)
-    })?;
+    let (deliveries, _) = readers.publish(origin.address, STREAM, per_second, time)?;
     readers.expect_silence(REPEAT)?;
-    Ok(deliveries.latency)
+    Ok(deliveries)
 }

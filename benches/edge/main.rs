@@ -20,6 +20,7 @@ mod net;
 #[path = "../compare/process.rs"]
 mod process;
 mod ranges;
+mod served;
 #[path = "../compare/sse.rs"]
 mod sse;
 

@@ -4,7 +4,8 @@ use crate::decode::Head;
 use crate::http::{self, Client};
 use crate::load::{Load, Workload};
 use crate::median;
-use crate::net::{Server, World};
+use crate::net::World;
+use crate::served::Served;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -85,7 +86,7 @@ pub(crate) fn measure(world: &World, time: Duration, rounds: usize) -> io::Resul
     Ok(())
 }
 
-fn run(server: &Server, body: &[u8], time: Duration) -> io::Result<Measured> {
+fn run(server: &Served, body: &[u8], time: Duration) -> io::Result<Measured> {
     let mut get = Get {
         body,
         request: Vec::new(),
@@ -94,9 +95,9 @@ fn run(server: &Server, body: &[u8], time: Duration) -> io::Result<Measured> {
     http::put_head(&mut get.request, "GET", &format!("{STREAM}?offset=-1"), "");
     let load = |time| Load::closed(server.address, CONNECTIONS, time);
     load(WARM_UP).run(&mut get)?.complete()?;
-    let before = server.cpu_seconds()?;
+    let before = server.usage()?.cpu;
     let outcome = load(time).run(&mut get)?.complete()?;
-    let cpu = server.cpu_seconds()? - before;
+    let cpu = server.usage()?.cpu.saturating_sub(before).as_secs_f64();
     Ok(Measured {
         per_second: outcome.rate(),
         cpu_us: cpu * 1e6 / outcome.operations as f64,

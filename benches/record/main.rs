@@ -6,18 +6,21 @@
 //! the ratios within one run are.
 
 mod client;
+mod durable;
 #[path = "../compare/process.rs"]
 mod process;
 mod report;
+#[path = "../edge/served.rs"]
+mod served;
 mod upstream;
 mod ways;
 
 use clap::Parser;
 use client::Load;
-use report::{Measured, Report};
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use report::{DurableWrite, Measured, Report};
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
 use ways::{Kind, Way};
 
 /// Measures what recording costs each token.
@@ -56,6 +59,9 @@ struct Args {
     bench: bool,
 }
 
+/// How long an answer is read before each measurement.
+const WARM_UP_SECONDS: u64 = 1;
+
 fn main() -> io::Result<()> {
     let args = Args::parse();
     process::raise_open_files()?;
@@ -86,11 +92,21 @@ fn main() -> io::Result<()> {
         }
     }
     let pause = Duration::from_secs(1) / args.rate as u32;
-    report.print(durable_write(&args.scratch, pause)?);
+    report.print(&DurableWrite {
+        file: durable::to_a_file(&args.scratch, pause)?,
+        log: runtime.block_on(durable::to_the_log(&args.scratch, pause))?,
+    });
     Ok(())
 }
 
 async fn measure(way: &Way, load: &Load) -> io::Result<Measured> {
+    // What a server does once, when it has started, is no cost of a token.
+    client::run(&Load {
+        streams: 1,
+        tokens: load.rate * WARM_UP_SECONDS,
+        ..*load
+    })
+    .await?;
     let before = way.usage()?;
     let outcome = client::run(load).await?;
     let after = way.usage()?;
@@ -106,21 +122,3 @@ async fn measure(way: &Way, load: &Load) -> io::Result<Measured> {
         resident_mib: after.map(|usage| usage.resident_mib()),
     })
 }
-
-/// The median time that a small write takes to be durable on this disk, at the pace of one answer: a
-/// disk that has been idle takes longer than one that is kept busy.
-fn durable_write(dir: &Path, pause: Duration) -> io::Result<Duration> {
-    let mut file = tempfile::tempfile_in(dir)?;
-    let mut times = Vec::new();
-    for _ in 0..WRITES {
-        std::thread::sleep(pause);
-        let begun = Instant::now();
-        file.write_all(&[0; 256])?;
-        file.sync_data()?;
-        times.push(begun.elapsed());
-    }
-    times.sort_unstable();
-    Ok(times[WRITES / 2])
-}
-
-const WRITES: usize = 251;

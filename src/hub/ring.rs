@@ -114,9 +114,11 @@ impl Ring {
         if self.runs.front()?.start > from {
             return None;
         }
-        // Who reads along asks for the last append.
+        // Who reads along asks for the last append, and then for what comes behind it.
         let last = self.runs.len() - 1;
-        let first = if self.runs[last].start == from {
+        let first = if self.runs[last].end() <= from {
+            self.runs.len()
+        } else if self.runs[last].start == from {
             last
         } else {
             self.runs.partition_point(|run| run.end() <= from)

@@ -98,6 +98,7 @@ impl Splitter {
     /// Takes the next bytes. `put_id` writes the id of an event whose end they hold: it gets a number
     /// that no other event of the same batch has.
     pub(super) fn push(&mut self, chunk: &[u8], put_id: impl FnMut(u32, &mut BytesMut)) {
+        self.pending.reserve(chunk.len());
         match self.framing {
             Framing::Events => self.push_events(chunk, put_id),
             Framing::Lines => {

@@ -127,9 +127,11 @@ impl<'a> Pump<'a> {
 
     /// Appends what comes, until nothing more is to come.
     async fn record(&mut self, body: &mut Response) -> Result<StreamEnd, AppendError> {
-        let (route, recording) = (self.route, self.recording);
+        let (recorder, route, recording) = (self.recorder, self.route, self.recording);
         let inactivity = route.bounds.inactivity_timeout;
-        let mut left = pin!(self.route.left(&recording.readers, recording.shared));
+        let mut requested = pin!(recording.aborted());
+        let mut interrupted = pin!(recorder.interrupted(recording));
+        let mut left = pin!(route.left(&recording.readers, recording.shared));
         let mut late = pin!(after(if recording.shared {
             Duration::ZERO
         } else {
@@ -145,8 +147,8 @@ impl<'a> Pump<'a> {
                     appended?;
                     self.observe_added();
                 }
-                () = recording.aborted() => return Ok(aborted("requested")),
-                () = self.recorder.interrupted(recording) => return Ok(failed(INTERRUPTED)),
+                () = &mut requested => return Ok(aborted("requested")),
+                () = &mut interrupted => return Ok(failed(INTERRUPTED)),
                 () = &mut left => return Ok(aborted("no_readers")),
                 () = &mut late => return Ok(failed("total_timeout")),
                 chunk = body.next(), if room => {

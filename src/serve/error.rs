@@ -415,6 +415,52 @@ fn problem_json(status: StatusCode, code: &str, detail: &str) -> Bytes {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    /// Section 11 of the proxy protocol; and a status of 502 has `Upstream-Status`, whoever failed.
+    #[test]
+    fn the_proxy_protocol_has_its_own_codes() {
+        use ServeError as E;
+        for (error, status, code) in [
+            (E::NoUpstreamUrl, 400, "MISSING_UPSTREAM_URL"),
+            (E::NoUpstreamMethod, 400, "MISSING_UPSTREAM_METHOD"),
+            (E::InvalidUpstreamMethod, 400, "INVALID_UPSTREAM_METHOD"),
+            (E::Redirect, 400, "REDIRECT_NOT_ALLOWED"),
+            (E::InvalidAction, 400, "INVALID_ACTION"),
+            (E::NoSecret, 401, "MISSING_SECRET"),
+            (E::InvalidSecret, 401, "INVALID_SECRET"),
+            (E::SignatureExpired, 401, "SIGNATURE_EXPIRED"),
+            (E::SignatureInvalid, 401, "SIGNATURE_INVALID"),
+            (E::NotSigned, 401, "MISSING_SIGNATURE"),
+            (E::UpstreamNotAllowed, 403, "UPSTREAM_NOT_ALLOWED"),
+            (E::NoRoute, 404, "NOT_FOUND"),
+            (E::Read(ReadError::Gone), 404, "STREAM_NOT_FOUND"),
+            (E::Upstream(UpstreamFailure::Tls), 502, "UPSTREAM_ERROR"),
+            (E::Upstream(UpstreamFailure::Broken), 502, "UPSTREAM_ERROR"),
+            (E::Commit(CommitError::Failed), 502, "STORAGE_ERROR"),
+            (E::Create(CreateError::NoteTooLong), 502, "STORAGE_ERROR"),
+            (
+                E::Upstream(UpstreamFailure::Timeout),
+                504,
+                "UPSTREAM_TIMEOUT",
+            ),
+        ] {
+            let message = error.to_string();
+            let Reply { head, body } = error.into_proxy_reply(true);
+            let Body::Full(body) = body else {
+                panic!("{code} has no body");
+            };
+            let expected = serde_json::json!({ "error": { "code": code, "message": message } });
+            assert_eq!(
+                serde_json::from_slice::<serde_json::Value>(&body).unwrap(),
+                expected
+            );
+            assert_eq!(head.status, status, "{code}");
+            let told = head.headers.contains_key(names::UPSTREAM_STATUS);
+            assert_eq!(told, status == 502, "{code}");
+        }
+    }
+
     /// The manual names every code, and no code that is not there.
     #[test]
     fn the_manual_has_all_codes() {

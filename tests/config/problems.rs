@@ -3,21 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{SITE, parse, problems, told};
+use super::{SITE, parse, problem, problems, told};
 
-/// The only problem of `text`.
-fn problem(text: &str) -> (String, String, String) {
-    let problems = problems(text);
-    assert_eq!(problems.len(), 1, "{problems:?}");
-    told(&problems[0])
-}
-
+/// The only problem of `text` is at this place, says this, and hints at that.
 #[track_caller]
 fn assert_problem(text: &str, place: &str, message: &str, hint: &str) {
-    let told = problem(text);
-    assert_eq!(told.0, place, "{told:?}");
-    assert!(told.1.contains(message), "{told:?}");
-    assert!(told.2.contains(hint), "{told:?}");
+    assert_eq!(problem(text).0, place, "{text}");
+    super::assert_problem(text, message, hint);
 }
 
 #[test]

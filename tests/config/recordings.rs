@@ -1,13 +1,6 @@
 //! The settings of recordings: what is wrong with them, and what is never shown.
 
-use super::{parse, problems, told};
-
-/// A site with one route of this kind and path.
-fn site(path: &str, kind: &str, settings: &str) -> String {
-    format!(
-        "[[site]]\nlisten = [\"127.0.0.1:4437\"]\n[[site.route]]\npath = \"{path}\"\n[site.route.{kind}]\n{settings}\n"
-    )
-}
+use super::{parse, problem, problems, site, told};
 
 fn record(settings: &str) -> String {
     let upstreams = "upstreams = [\"http://127.0.0.1:1\"]";
@@ -20,13 +13,11 @@ fn proxy(settings: &str) -> String {
 
 const SECRET: &str = "secret = \"0123456789abcdef\"";
 
+/// The only problem of `text` says this, and hints at something.
 #[track_caller]
 fn assert_problem(text: &str, message: &str) {
-    let problems = problems(text);
-    assert_eq!(problems.len(), 1, "{problems:?}");
-    let (_, told, hint) = told(&problems[0]);
-    assert!(told.contains(message), "{told}");
-    assert!(!hint.is_empty(), "{told}");
+    super::assert_problem(text, message, "");
+    assert!(!problem(text).2.is_empty(), "{text}");
 }
 
 #[test]

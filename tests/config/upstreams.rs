@@ -1,19 +1,13 @@
 //! What can be wrong with upstreams is found, at its place, and with what to do.
 
-use super::{problems, told};
+use super::site;
 
 /// The only problem of a reverse proxy with this upstream and these settings.
 #[track_caller]
 fn assert_problem(upstream: &str, settings: &str, message: &str, hint: &str) {
     for kind in ["reverse_proxy", "record"] {
-        let text = format!(
-            "[[site]]\nlisten = [\"127.0.0.1:1\"]\n[[site.route]]\npath = \"/*\"\n[site.route.{kind}]\nupstreams = [{upstream}]\n{settings}\n"
-        );
-        let problems = problems(&text);
-        assert_eq!(problems.len(), 1, "{text}{problems:?}");
-        let told = told(&problems[0]);
-        assert!(told.1.contains(message), "{told:?}");
-        assert!(told.2.contains(hint), "{told:?}");
+        let settings = format!("upstreams = [{upstream}]\n{settings}");
+        super::assert_problem(&site("/*", kind, &settings), message, hint);
     }
 }
 
@@ -138,13 +132,6 @@ fn origins_that_make_no_sense_are_found() {
             "belongs to",
         ),
     ] {
-        let text = format!(
-            "[[site]]\nlisten = [\"127.0.0.1:1\"]\n[[site.route]]\npath = \"/*\"\n[site.route.streams.origin]\n{settings}\n"
-        );
-        let problems = problems(&text);
-        assert_eq!(problems.len(), 1, "{text}{problems:?}");
-        let told = told(&problems[0]);
-        assert!(told.1.contains(message), "{told:?}");
-        assert!(told.2.contains(hint), "{told:?}");
+        super::assert_problem(&site("/*", "streams.origin", &settings), message, hint);
     }
 }

@@ -6,7 +6,7 @@ import { randomUUID } from "node:crypto"
 import { after, before, test } from "node:test"
 import { openBrowser, servePage } from "../tools/browser.mjs"
 import { eventsText } from "../upstream/events.mjs"
-import { parseEvents, patience, startBoth, startCutter } from "./support.mjs"
+import { parseEvents, patience, startBoth, startRelay } from "./support.mjs"
 
 const CUTS = 10
 const EVENTS = 400
@@ -33,20 +33,20 @@ const page = (url) => `<!doctype html>
 test(`an EventSource loses its connection ${CUTS} times and no event`, patience, async () => {
   const key = randomUUID()
   const shape = `count=${EVENTS}&delay=20&size=100&retry=30&key=${key}`
-  const cutter = await startCutter(both.server.url, (n) => (n < CUTS ? 300 + Math.floor(Math.random() * 4000) : Infinity))
-  const pages = await servePage(page(`${cutter.url}/ids/events?${shape}`))
+  const relay = await startRelay(both.server.url, (n) => (n < CUTS ? 300 + Math.floor(Math.random() * 4000) : Infinity))
+  const pages = await servePage(page(`${relay.url}/ids/events?${shape}`))
   const browser = openBrowser(pages.url)
   try {
     const { events, errors } = await Promise.race([pages.report, browser.failed])
     const expected = parseEvents(Buffer.from(eventsText(shape)))
     assert.deepEqual(events.map(({ data }) => data), expected.map(({ data }) => data))
     assert.equal(new Set(events.map(({ id }) => id)).size, EVENTS)
-    assert.equal(cutter.cuts, CUTS)
+    assert.equal(relay.cuts, CUTS)
     assert.ok(errors >= CUTS)
     assert.equal((await both.upstream.calls(key)).calls, 1)
   } finally {
     await browser.close()
     pages.stop()
-    cutter.stop()
+    relay.stop()
   }
 })

@@ -4,13 +4,16 @@
 import assert from "node:assert/strict"
 import { randomUUID } from "node:crypto"
 import { after, before, test } from "node:test"
-import { parseEvents, patience, recordRoute, startBoth, startCutter, until } from "./support.mjs"
+import { parseEvents, patience, recordRoute, startBoth, startRelay, until } from "./support.mjs"
 
 let both
 before(async () => {
   both = await startBoth((upstream) =>
     recordRoute(upstream, "/shared", "share = true")
-    + recordRoute(upstream, "/idle", `share = true\nidle_stop = "300ms"`))
+    + recordRoute(upstream, "/idle", `share = true\nidle_stop = "300ms"`)
+    + recordRoute(upstream, "/short", `share = true\nevent_ids = true\nretention = { bytes = "64KiB" }`)
+    + recordRoute(upstream, "/feed", "share = true\nalways = true").replace("/feed/*", "/feed/kept").replace('strip_prefix = "/feed"', ""),
+  { HEADWATER__LOG__SEGMENT_BYTES: "64KiB" })
 })
 after(() => both.stop())
 
@@ -70,20 +73,20 @@ for (const how of ["drop_after", "break_after"]) {
 
 test("a client that was cut goes on by Last-Event-ID", patience, async () => {
   const name = randomUUID()
-  const cutter = await startCutter(both.server.url, (n) => 200 + n * 150)
+  const relay = await startRelay(both.server.url, (n) => 200 + n * 150)
   const stay = read(`${both.server.url}/shared/feed/${name}?interval=10`, 200)
   const found = []
   let last
   while (found.length < 150) {
-    const { events } = await read(`${cutter.url}/shared/feed/${name}?interval=10`, 1000, last ? { "last-event-id": last } : {})
+    const { events } = await read(`${relay.url}/shared/feed/${name}?interval=10`, 1000, last ? { "last-event-id": last } : {})
     found.push(...events)
     last = events.at(-1)?.id ?? last
   }
   assertConsecutive(numbers({ events: found }))
-  assert.ok(cutter.cuts > 2)
+  assert.ok(relay.cuts > 2)
   await stay
   assert.equal((await both.upstream.calls(`GET /feed/${name}`)).calls, 1)
-  cutter.stop()
+  relay.stop()
 })
 
 test("a feed that nobody reads is left, and taken up again where it was", patience, async () => {
@@ -104,4 +107,41 @@ test("an upstream that wants nobody back ends the answers of all clients", patie
     const events = parseEvents(Buffer.from(await client.arrayBuffer()))
     assert.equal(JSON.parse(events.at(-1).data).n, 20)
   }
+})
+
+test("a feed that is always kept is recorded before anybody asks, and goes on when all have left", patience, async () => {
+  const calls = () => both.upstream.calls("GET /feed/kept")
+  await until(async () => (await calls())?.running === 1)
+  const { response, events } = await read(`${both.server.url}/feed/kept`, 5)
+  const url = response.headers.get("stream-url")
+  const seen = events.at(-1).data
+  const kept = await until(async () => {
+    const kept = parseEvents(Buffer.from(await (await fetch(`${url}&offset=-1`)).text())).map(({ data }) => data)
+    return kept.length > kept.indexOf(seen) + 20 && kept
+  })
+  assert.equal(JSON.parse(kept[0]).n, 1, "from the upstream's first event on")
+  assert.equal((await calls()).calls, 1)
+})
+
+test("a feed keeps its last bytes; what comes from before them is told", patience, async () => {
+  const url = `${both.server.url}/short/events?count=endless&delay=1&size=2000`
+  const first = await read(url, 3)
+  const streamUrl = first.response.headers.get("stream-url")
+  const gone = new AbortController()
+  const stay = await fetch(url, { signal: gone.signal })
+  const trimmed = await until(async () => {
+    const response = await fetch(`${streamUrl}&offset=-1`)
+    if (response.status === 410) return response
+    await response.arrayBuffer()
+  })
+  assert.equal((await trimmed.json()).code, "OFFSET_TRIMMED")
+  assert.match(trimmed.headers.get("stream-earliest-offset"), /^\d{16}_\d{16}$/)
+  const earliest = await fetch(`${streamUrl}&offset=${trimmed.headers.get("stream-earliest-offset")}`)
+  assert.ok([200, 410].includes(earliest.status), "it may have moved on")
+  // Whose last event is trimmed goes on from the earliest that is kept.
+  const on = await read(url, 10, { "last-event-id": first.events.at(-1).id })
+  assertConsecutive(numbers(on))
+  assert.ok(numbers(on)[0] > numbers(first).at(-1) + 1)
+  gone.abort()
+  await stay.body.cancel().catch(() => {})
 })

@@ -5,7 +5,7 @@ import { randomUUID } from "node:crypto"
 import { after, before, test } from "node:test"
 import OpenAI from "openai"
 import { tokens } from "../upstream/chat.mjs"
-import { endOf, parseEvents, patience, readAll, startBoth, startCutter, until } from "./support.mjs"
+import { endOf, parseEvents, patience, readAll, startBoth, startRelay, until } from "./support.mjs"
 
 let both
 before(async () => { both = await startBoth() })
@@ -44,14 +44,14 @@ test("a completion streams through as it is", patience, async () => {
 test("cut mid-way, it is asked again with the same Idempotency-Key, and nothing is lost", patience, async () => {
   const key = randomUUID()
   const headers = { "Idempotency-Key": key, "x-test-key": key, "x-test-delay": "10" }
-  const cutter = await startCutter(both.server.url, (n) => (n < 2 ? 1000 + n * 2000 : Infinity))
-  const api = client(`${cutter.url}/plain`)
+  const relay = await startRelay(both.server.url, (n) => (n < 2 ? 1000 + n * 2000 : Infinity))
+  const api = client(`${relay.url}/plain`)
   const attempts = []
   do {
     attempts.push(await listen(await api.chat.completions.create(asked, { headers })))
   } while (attempts.at(-1).error)
   assert.equal(attempts.length, 3)
-  assert.equal(cutter.cuts, 2)
+  assert.equal(relay.cuts, 2)
   const whole = attempts.at(-1)
   assert.equal(whole.text, tokens(prompt, 60).join(""))
   for (const attempt of attempts) assert.ok(whole.text.startsWith(attempt.text))
@@ -66,7 +66,7 @@ test("cut mid-way, it is asked again with the same Idempotency-Key, and nothing 
   assert.deepEqual(sent, asked)
   assert.equal(await raw(`${both.server.url}/plain`, headers), await raw(both.upstream.url))
   assert.equal((await both.upstream.calls(key)).calls, 1)
-  cutter.stop()
+  relay.stop()
 })
 
 /**
@@ -98,16 +98,16 @@ function resumingFetch(onResume) {
 
 test("cut mid-way, it goes on by Last-Event-ID without the client noticing", patience, async () => {
   const key = randomUUID()
-  const cutter = await startCutter(both.server.url, (n) => 1000 + n * 1500)
+  const relay = await startRelay(both.server.url, (n) => 1000 + n * 1500)
   let resumes = 0
-  const api = client(`${cutter.url}/ids`, { fetch: resumingFetch(() => resumes++) })
+  const api = client(`${relay.url}/ids`, { fetch: resumingFetch(() => resumes++) })
   const stream = await api.chat.completions.create(asked, { headers: { "x-test-key": key, "x-test-delay": "5" } })
   const said = await listen(stream)
   assert.equal(said.error, undefined)
   assert.equal(said.text, tokens(prompt, 60).join(""))
   assert.ok(resumes >= 2)
   assert.equal((await both.upstream.calls(key)).calls, 1)
-  cutter.stop()
+  relay.stop()
 })
 
 test("errors, and answers that do not stream, come through", patience, async () => {

@@ -14,10 +14,13 @@ const OLD_SECRET = "a-secret-that-was-before"
 let upstream
 // Not named by the list, but reached by its wildcards.
 let inner
+let gone
 let server
 before(async () => {
   upstream = await startUpstream()
   inner = await startUpstream()
+  gone = await startUpstream()
+  gone.stop()
   const { port } = new URL(upstream.url)
   const config = `
 [[site.route]]
@@ -31,7 +34,12 @@ allow = [
   "http://localhost:${port}/echo",
   "http://*:*/anywhere/**",
   "https://api.example.com/v1/*",
+  "${gone.url}",
 ]
+
+[[site.route]]
+path = "/brief"
+proxy = { secret = "${SECRET}", allow = ["${upstream.url}"], url_ttl = "1s" }
 `
   server = await startServer({ config })
 })
@@ -158,6 +166,51 @@ test("an upstream's error comes with its status and body", patience, async () =>
     assert.equal((await response.json()).error.message, `status ${status}`)
   }
   assert.equal(await refusal(await create(`${upstream.url}/events?head_after=60000`)), "504 UPSTREAM_TIMEOUT")
+})
+
+test("every answer with 502 has Upstream-Status", patience, async () => {
+  const response = await create(`${gone.url}/events`)
+  assert.equal(response.headers.get("upstream-status"), "502")
+  assert.equal(await refusal(response), "502 UPSTREAM_ERROR")
+})
+
+test("what is not there is told in the protocol's words", patience, async () => {
+  for (const [method, at, expected] of [
+    ["GET", "", "404 NOT_FOUND"], ["PUT", "", "404 NOT_FOUND"], ["POST", `/${randomUUID()}`, "404 NOT_FOUND"],
+    ["GET", `/${randomUUID()}`, "404 STREAM_NOT_FOUND"],
+  ]) {
+    assert.equal(await refusal(await fetch(proxyUrl() + at, { method, headers: asService })), expected, `${method} ${at}`)
+  }
+  const deleted = await fetch(`${proxyUrl()}/${randomUUID()}`, { method: "DELETE", headers: asService })
+  assert.equal(deleted.status, 204, "deleting what is not there changes nothing")
+})
+
+test("a URL expires", patience, async () => {
+  const headers = { ...asService, "upstream-url": `${upstream.url}/events?count=1`, "upstream-method": "GET" }
+  const created = await fetch(`${server.url}/brief`, { method: "POST", headers })
+  const url = new URL(created.headers.get("location"), server.url)
+  const expired = await until(async () => {
+    const response = await fetch(url)
+    return response.status === 401 && response
+  })
+  assert.equal(await refusal(expired), "401 SIGNATURE_EXPIRED")
+})
+
+test("a URL that was signed with the secret before is valid, one with another is not", patience, async () => {
+  const route = (secret) => `
+[[site.route]]
+path = "/v1/proxy"
+proxy = { secret = "${secret}", allow = ["${upstream.url}"] }
+`
+  for (const [secret, expected] of [[OLD_SECRET, "404 STREAM_NOT_FOUND"], ["a-secret-of-somebody", "401 SIGNATURE_INVALID"]]) {
+    const other = await startServer({ config: route(secret) })
+    const headers = { authorization: `Bearer ${secret}`, "upstream-url": `${upstream.url}/events?count=1`, "upstream-method": "GET" }
+    const created = await fetch(`${other.url}/v1/proxy`, { method: "POST", headers })
+    const { pathname, search } = new URL(created.headers.get("location"), other.url)
+    assert.equal((await fetch(other.url + pathname + search)).status, 200)
+    assert.equal(await refusal(await fetch(server.url + pathname + search)), expected)
+    assert.equal(await other.stop(), "exit code 0")
+  }
 })
 
 test("a URL is for one stream, for reading and stopping", patience, async () => {

@@ -4,7 +4,7 @@ import assert from "node:assert/strict"
 import { randomUUID } from "node:crypto"
 import { after, before, test } from "node:test"
 import { eventsText } from "../upstream/events.mjs"
-import { parseEvents, patience, readAll, startBoth, startCutter, until, withoutIds } from "./support.mjs"
+import { parseEvents, patience, readAll, startBoth, startRelay, until, withoutIds } from "./support.mjs"
 
 let both
 before(async () => { both = await startBoth() })
@@ -14,13 +14,13 @@ test("by Last-Event-ID, after any byte, again and again", patience, async () => 
   for (const shape of ["count=40&delay=2", "count=40&delay=2&end=crlf&split=11", "count=40&end=cr"]) {
     const key = randomUUID()
     let bytesLeft = 100
-    const cutter = await startCutter(both.server.url, () => (bytesLeft += 173))
+    const relay = await startRelay(both.server.url, () => (bytesLeft += 173))
     const events = []
     let last
     let text = ""
     for (;;) {
       const headers = last ? { "last-event-id": last } : {}
-      const response = await fetch(`${cutter.url}/ids/events?${shape}&key=${key}`, { headers })
+      const response = await fetch(`${relay.url}/ids/events?${shape}&key=${key}`, { headers })
       if (response.status === 204) break
       assert.equal(response.status, 200)
       const { bytes, whole } = await readAll(response)
@@ -30,12 +30,12 @@ test("by Last-Event-ID, after any byte, again and again", patience, async () => 
       text += withoutIds(bytes)
       if (whole) break
     }
-    assert.ok(cutter.cuts > 3)
+    assert.ok(relay.cuts > 3)
     const expected = parseEvents(Buffer.from(eventsText(shape)))
     assert.deepEqual(events.map(({ data }) => data), expected.map(({ data }) => data))
     assert.ok(text.endsWith(eventsText(shape).slice(-20)))
     assert.equal((await both.upstream.calls(key)).calls, 1)
-    cutter.stop()
+    relay.stop()
   }
 })
 
@@ -43,17 +43,17 @@ test("by the same Idempotency-Key, from the start, while it runs and later, byte
   const key = randomUUID()
   const ask = (base, more = {}) =>
     fetch(`${base}/plain/events?count=40&delay=20&key=${key}`, { headers: { "idempotency-key": key, ...more } })
-  const cutter = await startCutter(both.server.url, (n) => (n === 0 ? 300 : Infinity))
-  const first = await readAll(await ask(cutter.url))
+  const relay = await startRelay(both.server.url, (n) => (n === 0 ? 300 : Infinity))
+  const first = await readAll(await ask(relay.url))
   assert.equal(first.whole, false)
-  const running = await readAll(await ask(cutter.url))
+  const running = await readAll(await ask(relay.url))
   assert.equal(running.bytes.toString(), eventsText("count=40"))
-  const later = await ask(cutter.url)
+  const later = await ask(relay.url)
   assert.equal(later.headers.get("x-upstream"), "test")
   assert.equal(await later.text(), eventsText("count=40"))
   assert.ok(running.bytes.toString().startsWith(first.bytes.toString()))
   assert.equal((await both.upstream.calls(key)).calls, 1)
-  cutter.stop()
+  relay.stop()
 })
 
 test("a key attaches before the upstream has answered", patience, async () => {

@@ -1,11 +1,12 @@
 import { spawn } from "node:child_process"
 import { once } from "node:events"
-import net from "node:net"
 import path from "node:path"
 import { until } from "../tools/patience.mjs"
 import { startServer } from "../tools/server.mjs"
 
+export { metric } from "../tools/metrics.mjs"
 export { patience, until } from "../tools/patience.mjs"
+export { startRelay } from "../tools/relay.mjs"
 
 /** Starts the test upstream as a process of its own; resolves to its `url` and `stop()`. */
 export async function startUpstream(...flags) {
@@ -40,13 +41,13 @@ ${settings}
 /**
  * Starts an upstream, and Headwater before it: what it streams is recorded below
  * /plain as it is, and below /ids with ids for its events; `more(upstream)` adds
- * routes.
+ * routes, and `env` settings.
  */
-export async function startBoth(more = () => "") {
+export async function startBoth(more = () => "", env = {}) {
   const upstream = await startUpstream()
   const config = recordRoute(upstream, "/plain") + recordRoute(upstream, "/ids", "event_ids = true") + more(upstream)
   try {
-    const server = await startServer({ config })
+    const server = await startServer({ config, env })
     return {
       upstream,
       server,
@@ -61,59 +62,6 @@ export async function startBoth(more = () => "") {
     upstream.stop()
     throw error
   }
-}
-
-/**
- * A TCP proxy before `target` that cuts connections: `bytesBefore(n)` says after how
- * many bytes of its body the n-th event stream (from 0) is cut; `Infinity` spares it.
- */
-export async function startCutter(target, bytesBefore) {
-  const { hostname, port } = new URL(target)
-  const sockets = new Set()
-  let streams = 0
-  const cutter = { cuts: 0, streams: () => streams }
-  const server = net.createServer((client) => {
-    const origin = net.connect(Number(port), hostname)
-    for (const [socket, other] of [[client, origin], [origin, client]]) {
-      sockets.add(socket)
-      socket.setNoDelay(true)
-      socket.on("error", () => {})
-      socket.on("close", () => {
-        sockets.delete(socket)
-        other.destroy()
-      })
-    }
-    client.pipe(origin)
-    let left
-    origin.on("data", (bytes) => {
-      let at = 0
-      if (left === undefined) {
-        const found = bytes.indexOf("text/event-stream")
-        if (found >= 0) {
-          at = bytes.indexOf("\r\n\r\n", found) + 4
-          left = bytesBefore(streams++)
-        }
-      }
-      if (left === undefined) return client.write(bytes)
-      const allowed = at + left
-      if (bytes.length < allowed) {
-        left -= bytes.length - at
-        return client.write(bytes)
-      }
-      cutter.cuts++
-      origin.destroy()
-      client.end(bytes.subarray(0, allowed), () => client.destroy())
-    })
-    origin.on("end", () => client.end())
-  })
-  server.listen(0, "127.0.0.1")
-  await once(server, "listening")
-  cutter.url = `http://127.0.0.1:${server.address().port}`
-  cutter.stop = () => {
-    server.close()
-    for (const socket of sockets) socket.destroy()
-  }
-  return cutter
 }
 
 /** Reads a body as far as it goes: its bytes, and whether it ended as it should. */

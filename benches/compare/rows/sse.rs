@@ -1,14 +1,13 @@
 //! SSE readers of one stream: what each costs while nothing happens, and how fast all of them get
 //! the events.
 
-use super::{Sizes, failed};
+use super::Sizes;
 use crate::http::Client;
-use crate::live::{Deliveries, Publisher};
 use crate::servers::{Kind, Server, Setup};
 use crate::sse::Readers;
 use crate::stats::{Figure, latency};
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const STREAM: &str = "news";
 const READERS_MANY: usize = 100;
@@ -33,26 +32,13 @@ pub(super) fn measure(
     let mut readers = Readers::connect(server.address, STREAM, count)?;
     std::thread::sleep(SETTLE);
     let idle = server.cost()?;
-    let base = Instant::now();
-    let mut deliveries = Deliveries::new(base);
-    let streams = [STREAM.to_owned()];
-    let publisher = Publisher {
-        streams: &streams,
-        base,
-        next: 0,
-    };
-    let events = (per_second * sizes.time().as_secs_f64()) as u64;
-    let appends = std::thread::scope(|scope| {
-        let appends = scope.spawn(|| publisher.run(server.address, per_second, sizes.time()));
-        let received = readers.receive(&mut deliveries, events);
-        let appends = appends.join().map_err(|_| failed("the publisher failed"))?;
-        received.and(appends)
-    })?;
+    let (deliveries, appends) =
+        readers.publish(server.address, STREAM, per_second, sizes.time())?;
     let live = server.cost()?;
     readers.expect_silence(REPEAT)?;
     let each = |mib: f64| (mib - before.resident_mib) * 1024.0 / count as f64;
     let used = live.since(idle);
-    let delivered = deliveries.latency.len() as f64;
+    let delivered = deliveries.len() as f64;
     let mut figures = Vec::new();
     // Of few readers, memory says nothing.
     if count >= READERS_MANY {
@@ -65,7 +51,7 @@ pub(super) fn measure(
             each(live.resident_mib),
         ));
     }
-    figures.extend(latency("delivery ", &deliveries.latency));
+    figures.extend(latency("delivery ", &deliveries));
     figures.extend(latency("append ", &appends));
     figures.push(Figure::less(
         "server CPU µs per delivery",

@@ -1,0 +1,113 @@
+//! What one durable write takes by itself, at the pace of one answer: a disk and a processor that
+//! have been idle take longer than those that are kept busy.
+
+use headwater::clock::SystemClock;
+use headwater::config::LogConfig;
+use headwater::frame;
+use headwater::log::rocks::Rocks;
+use headwater::log::state::{AppendRequest, CreateRequest};
+use headwater::log::{Create, Log, Options, Stream};
+use headwater::observe::metrics::Metrics;
+use headwater::types::{Retention, StreamPath};
+use std::error::Error;
+use std::fmt::Display;
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::time::{MissedTickBehavior, interval};
+
+const WRITES: usize = 251;
+const TEXT: &str = "text/plain";
+/// As long as an event of the upstream.
+const EVENT: [u8; 39] = [b'x'; 39];
+
+/// The median time of a write to a file and its sync.
+pub(crate) fn to_a_file(dir: &Path, pause: Duration) -> io::Result<Duration> {
+    let mut file = tempfile::tempfile_in(dir)?;
+    let mut times = Vec::new();
+    for _ in 0..WRITES {
+        std::thread::sleep(pause);
+        let begun = Instant::now();
+        file.write_all(&[0; 256])?;
+        file.sync_data()?;
+        times.push(begun.elapsed());
+    }
+    Ok(median(times))
+}
+
+/// The median time of an append to the log, without a recorder and a network.
+pub(crate) async fn to_the_log(dir: &Path, pause: Duration) -> io::Result<Duration> {
+    let dir = tempfile::tempdir_in(dir)?;
+    let config = LogConfig::default();
+    let log = tokio::task::block_in_place(|| open(dir.path(), &config)).map_err(failed)?;
+    let appends = tokio::spawn(async move { append(&log, pause).await });
+    let times = appends.await.map_err(failed)?;
+    Ok(median(times.map_err(failed)?))
+}
+
+fn open(dir: &Path, config: &LogConfig) -> Result<Arc<Log>, Box<dyn Error + Send + Sync>> {
+    let rocks = Rocks::open(dir, config)?;
+    rocks.prepare_log(config)?;
+    let options = Options {
+        log: config,
+        producers_max: 0,
+        queue_wait: Duration::from_mins(1),
+    };
+    let (clock, metrics) = (Arc::new(SystemClock), Arc::new(Metrics::new()));
+    let (log, _) = Log::open(Arc::new(rocks), clock, metrics, &options)?;
+    Ok(log)
+}
+
+async fn append(log: &Log, pause: Duration) -> Result<Vec<Duration>, Box<dyn Error + Send + Sync>> {
+    let stream = log.stream(&StreamPath::new("bench", "alone")).await?;
+    create(log, &stream).await?;
+    let frames = frame::encode([&EVENT[..]].into_iter());
+    let mut ticks = interval(pause);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut times = Vec::new();
+    for _ in 0..WRITES {
+        ticks.tick().await;
+        let begun = Instant::now();
+        let request = AppendRequest {
+            id: None,
+            content_type: Some(TEXT),
+            frame_bytes: frames.len() as u64,
+            stream_seq: None,
+            close: false,
+            end: None,
+            producer: None,
+            producers_max: 0,
+        };
+        log.append(&stream, &request, Some(frames.clone())).await?;
+        times.push(begun.elapsed());
+    }
+    Ok(times)
+}
+
+async fn create(log: &Log, stream: &Arc<Stream>) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let create = Create {
+        request: CreateRequest {
+            content_type: Some(TEXT),
+            lifetime: None,
+            retention: None,
+            retention_default: Retention::default(),
+            closed: false,
+            fork: None,
+        },
+        frames: None,
+        note: None,
+        unfinished: false,
+    };
+    log.create(stream, create).await?;
+    Ok(())
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+fn failed(error: impl Display) -> io::Error {
+    io::Error::other(error.to_string())
+}
