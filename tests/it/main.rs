@@ -13,6 +13,7 @@ mod edge_live;
 mod large;
 mod limits;
 mod operations;
+mod plain;
 mod raw_http;
 mod refusals;
 mod retention;
