@@ -68,7 +68,7 @@ impl Writing {
                 }
             }
             Body::Pieces(mut pieces) => {
-                stream.write_all(&text).await?;
+                self.in_time(stream.write_all(&text)).await?;
                 while let Some(piece) = pieces.next().await.map_err(|error| {
                     tracing::warn!(%error, "an answer broke off");
                     io::Error::other(error)
