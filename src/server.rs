@@ -125,7 +125,7 @@ async fn run_on(config: Config, metrics: Arc<Metrics>) -> Result<(), RunError> {
 #[derive(Default)]
 struct Lifecycle {
     opened: OnceLock<(Arc<Log>, Arc<Rocks>)>,
-    cache: OnceLock<Arc<Cache>>,
+    edge: OnceLock<Arc<Edge>>,
     stopping: AtomicBool,
 }
 
@@ -194,7 +194,6 @@ fn start_edge(
         return Ok(None);
     }
     let cache = Cache::open(config, server.clock.clone(), server.metrics.clone())?;
-    let _ = lifecycle.cache.set(cache.clone());
     let edge = Edge::new(
         server.clone(),
         cache,
@@ -203,6 +202,7 @@ fn start_edge(
         stop.clone(),
     );
     edge.report_figures();
+    let _ = lifecycle.edge.set(edge.clone());
     Ok(Some(edge))
 }
 
@@ -288,8 +288,8 @@ fn start_admin(
         readiness: Arc::new(move || readiness(&ready)),
         checkpoint: Arc::new(move |name| checkpoint(&opened, &checkpoints, name)),
         purge: Arc::new(move |target| {
-            let cache = purged.cache.get()?;
-            Some(runtime.block_on(cache.purge(target.into())))
+            let edge = purged.edge.get()?;
+            Some(runtime.block_on(edge.purge(target)))
         }),
     };
     let mut service = admin::service(parts, address)?;

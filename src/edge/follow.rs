@@ -13,6 +13,7 @@ use super::fetch::OriginRead;
 use super::origin_sse::{OriginEvents, data_of};
 use super::ring::RING_BYTES_MAX;
 use super::route::Route;
+use super::sharing::Sharing;
 use super::subscription::{News, Replaced, Subscription};
 use crate::observe::metrics::UpstreamFailure;
 use crate::protocol::names;
@@ -181,6 +182,7 @@ impl Follower {
             return Err(Turn::Unfit);
         }
         self.identify(headers.get(names::STREAM_ID))?;
+        self.subscription.set_sharing(Sharing::of(headers));
         let mut events = OriginEvents::new(kind, base64);
         let mut body = answer.body;
         while let Some(piece) = body.next().await? {
@@ -255,6 +257,7 @@ impl Follower {
             let read = OriginRead::live(&self.route, &subject, &tail, &parameters, Vec::new());
             answer = read.send(None).await?;
             judge(answer.status, &answer.headers)?;
+            self.subscription.set_sharing(Sharing::of(&answer.headers));
         }
     }
 
@@ -309,4 +312,28 @@ fn backoff(failures: u32) -> Duration {
         .saturating_mul(1 << failures.min(16))
         .min(BACKOFF_MAX);
     most.mul_f64(rand::random())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_who_lost_an_origin_come_back_at_different_times() {
+        for (failures, most) in [
+            (0, Duration::from_millis(100)),
+            (3, Duration::from_millis(800)),
+            (7, BACKOFF_MAX),
+            (1000, BACKOFF_MAX),
+        ] {
+            let quarter = |time: Duration| (time.as_secs_f64() * 4.0 / most.as_secs_f64()) as usize;
+            let mut quarters = [0; 4];
+            for _ in 0..1000 {
+                let time = backoff(failures);
+                assert!(time < most, "{time:?}");
+                quarters[quarter(time)] += 1;
+            }
+            assert!(quarters.iter().all(|count| *count > 100), "{quarters:?}");
+        }
+    }
 }

@@ -10,6 +10,7 @@ use super::asked::Asked;
 use super::cache::CACHE_STATUS;
 use super::reader::{Begun, Events, Reader};
 use super::route::Route;
+use super::sharing::Sharing;
 use super::subscription::{Closing, Data, Look};
 use crate::observe::metrics::Live;
 use crate::protocol::names;
@@ -38,6 +39,7 @@ impl Route {
                 .known(&self.stream_key(asked.subject.home, &asked.subject.stream))
         {
             head.set_text(names::STREAM_ID, &id);
+            reader.sharing().mark_events(&mut head);
         }
         self.mark_answer(&mut head, begin.as_ref());
         let events = Events::new(reader, encoding, asked.cursor, begin);
@@ -77,7 +79,7 @@ impl Route {
             match reader.look()? {
                 Look::Data(data) => return Ok(self.delivered(&reader, &data, &asked)),
                 Look::Closed(closing) => {
-                    return Ok(self.nothing_new(&reader.at, Some(&closing), &asked));
+                    return Ok(self.nothing_new(&reader, Some(&closing), &asked));
                 }
                 Look::Nothing { .. } => {
                     let moved = timeout_at(deadline, reader.moved());
@@ -103,8 +105,8 @@ impl Route {
         }
         match reader.look()? {
             Look::Data(data) => Ok(self.delivered(&reader, &data, asked)),
-            Look::Closed(closing) => Ok(self.nothing_new(&reader.at, Some(&closing), asked)),
-            _ => Ok(self.nothing_new(&reader.at, None, asked)),
+            Look::Closed(closing) => Ok(self.nothing_new(&reader, Some(&closing), asked)),
+            _ => Ok(self.nothing_new(&reader, None, asked)),
         }
     }
 
@@ -123,10 +125,15 @@ impl Route {
             .await
             .map_err(|_| ServeError::OriginAway)?
         {
-            return Ok(self.with_data(answer, asked));
+            let mut reply = self.with_data(answer, asked);
+            if reader.at != asked.offset {
+                // It says what came after a `now`, and another one is not this one.
+                reply.head.set_no_store();
+            }
+            return Ok(reply);
         }
         reader.pass(&answer);
-        Ok(self.nothing_new(&reader.at, reader.closed.as_ref(), asked))
+        Ok(self.nothing_new(&reader, reader.closed.as_ref(), asked))
     }
 
     /// A catch-up answer as one to a long-poll.
@@ -149,6 +156,7 @@ impl Route {
     fn delivered(&self, reader: &Reader, data: &Data, asked: &Asked) -> Reply {
         let closed = data.closed.as_ref();
         let mut head = self.live_head(StatusCode::OK, &data.next, closed, asked);
+        sharing(reader, asked).mark(&mut head);
         head.set_text(header::CONTENT_TYPE, &reader.content_type);
         head.set_up_to_date(data.up_to_date);
         let letter = match (data.closed.is_some(), data.up_to_date) {
@@ -169,8 +177,9 @@ impl Route {
         Reply { head, body }
     }
 
-    fn nothing_new(&self, at: &str, closed: Option<&Closing>, asked: &Asked) -> Reply {
-        let mut head = self.live_head(StatusCode::NO_CONTENT, at, closed, asked);
+    fn nothing_new(&self, reader: &Reader, closed: Option<&Closing>, asked: &Asked) -> Reply {
+        let mut head = self.live_head(StatusCode::NO_CONTENT, &reader.at, closed, asked);
+        sharing(reader, asked).mark(&mut head);
         head.set_up_to_date(true);
         Reply {
             head,
@@ -193,8 +202,6 @@ impl Route {
             let cursor = self.edge.server.cursor(asked.cursor);
             head.set_number(names::STREAM_CURSOR, cursor);
         }
-        // For whom it may be kept is known to the origin alone.
-        head.set_no_store();
         self.mark_answer(&mut head, None);
         head
     }
@@ -205,5 +212,15 @@ impl Route {
         head.set(CACHE_STATUS, status);
         let (name, value) = self.via.entry();
         head.set(name, value);
+    }
+}
+
+/// Who may be given an answer of this reader to a long-poll.
+fn sharing(reader: &Reader, asked: &Asked) -> Sharing {
+    if reader.at == asked.offset {
+        reader.sharing()
+    } else {
+        // It waited where the tail happened to be, which is elsewhere for others.
+        Sharing::default()
     }
 }

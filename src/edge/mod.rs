@@ -17,6 +17,7 @@ mod origins;
 mod reader;
 mod ring;
 mod route;
+mod sharing;
 mod subscription;
 mod subscriptions;
 mod via;
@@ -25,11 +26,13 @@ pub use asked::Asked;
 pub use cache::CACHE_STATUS;
 pub use route::{Home, Route};
 
+use std::io;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
 use crate::hub::HotBytes;
+use crate::observe::admin::PurgeTarget;
 use crate::serve::Server;
 use crate::upstream::Client;
 use cache::Cache;
@@ -73,14 +76,22 @@ impl Edge {
         })
     }
 
+    /// Forgets what is kept of streams, and what was last heard of those that are followed, whose
+    /// live readers stay where they are. Returns how many answers were kept; an error says that some
+    /// are still on disk, and could be there again after a restart.
+    pub async fn purge(&self, target: PurgeTarget) -> io::Result<u64> {
+        let purged = self.cache.purge(target.clone().into()).await;
+        self.subscriptions.forget(&target);
+        purged
+    }
+
     /// Lets a scrape of the metrics take the figures that are only worth asking for then.
     pub fn report_figures(self: &Arc<Self>) {
         let edge = Arc::downgrade(self);
         self.server.metrics.on_scrape(Box::new(move |metrics| {
             if let Some(edge) = edge.upgrade() {
                 let figures = edge.subscriptions.figures();
-                metrics.edge.subscriptions.set(figures.subscriptions);
-                metrics.edge.subscribed_readers.set(figures.readers);
+                metrics.edge.set_readers(&figures.readers);
                 metrics.edge.reconnecting.set(figures.reconnecting);
                 metrics
                     .edge

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::answer::{Answer, AnswerBody};
 use super::asked::{Asked, Subject};
 use super::route::Route;
+use super::sharing::Sharing;
 use super::subscription::{Closing, Data, Lease, Look};
 use crate::observe::access::LiveEnd;
 use crate::protocol::sse::{Control, DataEvent, Encoding, put_control};
@@ -33,6 +34,8 @@ pub(super) struct Reader {
     /// Whether the origin said that there is nothing behind `at`, the last time it was asked.
     up_to_date: bool,
     pub(super) closed: Option<Closing>,
+    /// Who may be given the closing, where it was read by catch-up.
+    closing_sharing: Sharing,
 }
 
 /// Where a live read begins.
@@ -64,6 +67,7 @@ impl Reader {
                 subscription: found,
                 up_to_date: true,
                 closed: None,
+                closing_sharing: Sharing::default(),
             }));
         }
         let answer = route.catch_up(subject, offset, None, None).await?;
@@ -86,6 +90,7 @@ impl Reader {
             content_type,
             up_to_date: false,
             closed: None,
+            closing_sharing: Sharing::default(),
         };
         if answer.is_up_to_date() && !answer.is_closed() {
             reader.subscribe(&next)?;
@@ -104,6 +109,9 @@ impl Reader {
         }
         self.up_to_date = answer.is_up_to_date();
         self.closed = answer.closing();
+        if self.closed.is_some() {
+            self.closing_sharing = Sharing::of(&answer.headers);
+        }
     }
 
     fn subscribe(&mut self, at: &Arc<str>) -> Result<&Lease, ServeError> {
@@ -135,6 +143,14 @@ impl Reader {
             self.closed = Some(closing.clone());
         }
         Ok(look)
+    }
+
+    /// Who may be given what is said of the stream.
+    pub(super) fn sharing(&self) -> Sharing {
+        match &self.subscription {
+            Some(subscription) => subscription.sharing(),
+            None => self.closing_sharing.clone(),
+        }
     }
 
     /// Whether something was written through this edge that has not come yet.

@@ -193,7 +193,7 @@ impl Route {
 
     /// The name under which what is known of a stream is kept.
     pub(super) fn stream_key(&self, home: usize, path: &str) -> Arc<str> {
-        format!("{} {path}", self.origins.all()[home].name).into()
+        stream_key(&self.origins.all()[home].name, path).into()
     }
 
     /// Learns from the head of an origin's answer whether the stream is still the one it was.
@@ -278,6 +278,11 @@ impl Route {
         let (name, value) = self.via.entry();
         let _ = head.append_header(name, value);
     }
+}
+
+/// The name under which what is known of a stream of an origin is kept.
+pub(super) fn stream_key(origin: &str, path: &str) -> String {
+    format!("{origin} {path}")
 }
 
 /// What tells answers to a route from those to another with the same origins: what it changes in

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::asked::Subject;
 use super::ring::{Piece, Place, Ring};
+use super::sharing::Sharing;
 use crate::hub::HotBytes;
 use crate::protocol::sse::{self, Control, Encoding};
 use crate::types::{Kind, StreamEnd};
@@ -36,6 +37,7 @@ pub(super) struct Subscription {
 struct State {
     ring: Ring,
     status: Status,
+    sharing: Sharing,
     /// Up to where this edge knows that there is data, because it passed the append on.
     written: Option<Arc<str>>,
     /// This edge passed the closing on.
@@ -121,6 +123,7 @@ impl Subscription {
             state: Mutex::new(State {
                 ring: Ring::new(at, hot),
                 status: Status::Connecting(Instant::now()),
+                sharing: Sharing::default(),
                 written: None,
                 close_written: false,
                 behind_since: None,
@@ -191,6 +194,25 @@ impl Subscription {
                 events
             }
         }
+    }
+
+    /// The origin has said who may be given answers of the stream.
+    pub(super) fn set_sharing(&self, sharing: Sharing) {
+        self.state.lock().sharing = sharing;
+    }
+
+    /// Who may be given answers of the stream, as far as the origin has said it.
+    pub(super) fn sharing(&self) -> Sharing {
+        self.state.lock().sharing.clone()
+    }
+
+    /// Forgets what came before its end: who is not there yet reads by catch-up.
+    pub(super) fn forget(&self) {
+        let mut state = self.state.lock();
+        let tail = state.ring.tail().clone();
+        state.ring.restart(tail);
+        drop(state);
+        *self.encoded.lock() = None;
     }
 
     /// The origin is being asked again.

@@ -9,8 +9,9 @@ use parking_lot::Mutex;
 use super::asked::{Subject, Variant};
 use super::cache::Scope;
 use super::follow;
-use super::route::Route;
+use super::route::{Route, stream_key};
 use super::subscription::{Lease, Status, Subscription};
+use crate::observe::admin::PurgeTarget;
 use crate::serve::ServeError;
 
 /// All streams that are followed, by origin and path, and then by what else decides about answers.
@@ -31,8 +32,8 @@ struct Streams {
 /// Figures for the metrics.
 #[derive(Debug, Default)]
 pub(super) struct Figures {
-    pub(super) subscriptions: i64,
-    pub(super) readers: i64,
+    /// The live readers of each.
+    pub(super) readers: Vec<u64>,
     /// Those that wait for their origin.
     pub(super) reconnecting: i64,
     /// For how long the longest of them has waited.
@@ -169,12 +170,34 @@ impl Subscriptions {
         }
     }
 
+    /// Forgets what was last heard of streams. Their readers stay.
+    pub(super) fn forget(&self, target: &PurgeTarget) {
+        let streams = self.streams.lock();
+        let all = streams.by_stream.iter();
+        let each = all.flat_map(|(key, all)| all.values().map(move |one| (key, one)));
+        for (key, subscription) in each {
+            let path = &*subscription.subject.stream;
+            let meant = match target {
+                PurgeTarget::Path {
+                    origin,
+                    path: wanted,
+                } => match origin {
+                    Some(origin) => **key == *stream_key(origin, wanted),
+                    None => path == wanted,
+                },
+                PurgeTarget::Tag(tag) => subscription.sharing().has_tag(tag),
+            };
+            if meant {
+                subscription.forget();
+            }
+        }
+    }
+
     pub(super) fn figures(&self) -> Figures {
         let streams = self.streams.lock();
         let mut figures = Figures::default();
         for subscription in streams.by_stream.values().flat_map(HashMap::values) {
-            figures.subscriptions += 1;
-            figures.readers += subscription.readers() as i64;
+            figures.readers.push(subscription.readers() as u64);
             if let Status::Connecting(since) = subscription.status() {
                 figures.reconnecting += 1;
                 figures.behind = figures.behind.max(since.elapsed());

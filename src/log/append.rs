@@ -230,7 +230,7 @@ pub(super) fn finished(stream: &Stream, state: &mut StreamState) -> Option<Write
     })
 }
 
-/// Marks a segment as sealed. Its records are joined later; a single one may lie as it is.
+/// Marks a segment as sealed. Its records are joined later; that of a single append may lie as it is.
 pub(super) fn seal_writes(id: StreamId, seal: Seal, writes: &mut Vec<Write>) -> Option<Pending> {
     let header = SegmentHeader {
         end: seal.end,
@@ -242,7 +242,7 @@ pub(super) fn seal_writes(id: StreamId, seal: Seal, writes: &mut Vec<Write>) -> 
         Bytes::copy_from_slice(&keys::position_key(id, seal.start)),
         header.write(),
     ));
-    (seal.records > 1).then(|| {
+    (seal.appends > 1).then(|| {
         let work = Pending::Pack {
             id,
             start: seal.start,

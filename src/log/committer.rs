@@ -1,9 +1,8 @@
 //! The committer: takes all operations that wait, writes them as one batch, syncs, publishes.
 //!
-//! Two threads take turns: while one waits for the disk to sync what it wrote, the other writes the
-//! next batch. A batch stays with its thread, so that no thread waits to be woken between. Where
-//! nothing else goes on, who appends takes the turn of a thread: waking one takes as long as a small
-//! write. An operation is acknowledged, and visible to readers, only after the sync that covers it.
+//! One thread does that, one batch after the other: what comes while it writes and syncs gathers to
+//! the next batch, so that batches, and with them syncs, are few and large. Where nothing else goes
+//! on, who appends takes the turn of the thread: waking it takes as long as a small write. An operation is acknowledged, and visible to readers, only after the sync that covers it.
 //! A failed write or sync ends all writing until a restart: a sync that is tried again may report
 //! success for data that was lost.
 
@@ -65,10 +64,10 @@ const BATCH_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// The longest sync that an async worker may be held up for.
 const QUICK_SYNC: Duration = Duration::from_millis(1);
 
-/// Hands operations to the committer's threads.
+/// Hands operations to the committer's thread.
 pub(super) struct Committer {
     shared: Arc<Shared>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
     limits: QueueLimits,
     /// Whether another async worker goes on while one commits.
     several_workers: bool,
@@ -79,7 +78,6 @@ struct Shared {
     durability: Durability,
     queue: Mutex<Queue>,
     filled: Condvar,
-    synced: Condvar,
     bytes: Arc<Semaphore>,
     operations: Arc<Semaphore>,
     failed: AtomicBool,
@@ -96,10 +94,8 @@ struct Shared {
 struct Queue {
     waiting: Vec<Queued>,
     last_ticket: u64,
-    /// Whether somebody is writing.
-    writing: bool,
-    /// Whether somebody is syncing and publishing.
-    syncing: bool,
+    /// Whether somebody is writing, syncing or publishing.
+    committing: bool,
     /// Whether the last batch was one operation, and its sync quick.
     calm: bool,
     stopped: bool,
@@ -119,7 +115,6 @@ impl Committer {
             durability,
             queue: Mutex::default(),
             filled: Condvar::new(),
-            synced: Condvar::new(),
             bytes: Arc::new(Semaphore::new(permits as usize)),
             operations: Arc::new(Semaphore::new(limits.ops_max.min(Semaphore::MAX_PERMITS))),
             failed: AtomicBool::new(false),
@@ -128,16 +123,14 @@ impl Committer {
             work,
             metrics,
         });
-        let spawn = |name: &str| {
-            let shared = shared.clone();
-            let run = move || shared.commit_all();
-            std::thread::Builder::new().name(name.into()).spawn(run)
-        };
-        let threads = vec![spawn("log-1")?, spawn("log-2")?];
+        let committing = shared.clone();
+        let thread = std::thread::Builder::new()
+            .name("log".into())
+            .spawn(move || committing.commit_all())?;
         let runtime = tokio::runtime::Handle::try_current();
         Ok(Self {
             shared,
-            threads: Mutex::new(threads),
+            thread: Mutex::new(Some(thread)),
             limits,
             several_workers: runtime.is_ok_and(|runtime| runtime.metrics().num_workers() > 1),
         })
@@ -209,16 +202,15 @@ impl Committer {
             queued.fail(&CommitError::Stopped);
             return (ticket, done, None);
         }
-        let alone = queue.waiting.is_empty() && !queue.writing && !queue.syncing;
+        let alone = queue.waiting.is_empty() && !queue.committing;
         queue.waiting.push(queued);
         if alone && queue.calm && may_commit {
-            queue.writing = true;
+            queue.committing = true;
             return (ticket, done, Some(Turn(self.shared.clone())));
         }
-        let writing = queue.writing;
         drop(queue);
-        // Who writes looks again when that is done.
-        if !writing {
+        // Otherwise the thread is awake already, or looks again before it sleeps.
+        if alone {
             self.shared.filled.notify_one();
         }
         (ticket, done, None)
@@ -254,17 +246,17 @@ impl Committer {
         )
     }
 
-    /// Commits what is queued and ends the threads. What comes later is refused.
+    /// Commits what is queued and ends the thread. What comes later is refused.
     pub(super) fn stop(&self) {
         self.shared.queue.lock().stopped = true;
-        self.shared.filled.notify_all();
-        for thread in self.threads.lock().drain(..) {
+        self.shared.filled.notify_one();
+        if let Some(thread) = self.thread.lock().take() {
             let _ = thread.join();
         }
     }
 }
 
-/// The right to write, which nobody else has until it is used.
+/// The right to commit, which nobody else has until it is used.
 #[must_use]
 pub(super) struct Turn(Arc<Shared>);
 
@@ -298,49 +290,43 @@ impl Shared {
         Some(Room([operation, bytes]))
     }
 
-    /// One of the two threads.
+    /// The thread.
     fn commit_all(&self) {
         while let Some(batch) = self.wait_for_batch() {
             self.commit(batch);
         }
     }
 
-    /// Waits until there is something to write and nobody else writes. `None` once stopped and
-    /// empty.
+    /// Waits until there is something to commit and nobody else does. `None` once stopped and empty.
     fn wait_for_batch(&self) -> Option<Vec<Queued>> {
         let mut queue = self.queue.lock();
-        while queue.writing || queue.waiting.is_empty() {
-            if queue.stopped && !queue.writing {
+        while queue.committing || queue.waiting.is_empty() {
+            if queue.stopped && !queue.committing {
                 return None;
             }
             self.filled.wait(&mut queue);
         }
-        queue.writing = true;
+        queue.committing = true;
         Some(queue.take())
     }
 
-    /// Writes a batch, syncs and publishes it. The right to write ends with it.
+    /// Writes a batch, syncs and publishes it. The right to commit ends with it.
     fn commit(&self, batch: Vec<Queued>) {
         let writes = writes_of(batch.iter().map(|queued| &queued.operation));
         let data_bytes: u64 = batch.iter().map(Queued::data_bytes).sum();
         self.metrics
             .commit
             .observe(batch.len(), data_bytes as usize);
-        if self.apply(&writes).is_err() {
-            fail_all(batch);
-            self.let_write();
-            return;
-        }
         match self.durability {
-            Durability::Sync => {
-                self.begin_sync();
-                self.sync_batch(batch);
-                self.end_sync();
-            }
-            Durability::Os => {
-                self.publish(batch);
-                self.let_write();
-            }
+            _ if self.apply(&writes).is_err() => fail_all(batch),
+            Durability::Sync => self.sync_batch(batch),
+            Durability::Os => self.publish(batch),
+        }
+        let mut queue = self.queue.lock();
+        queue.committing = false;
+        // The thread, if somebody else had its turn.
+        if queue.stopped || !queue.waiting.is_empty() {
+            self.filled.notify_one();
         }
     }
 
@@ -358,41 +344,7 @@ impl Shared {
         })
     }
 
-    /// Lets the other thread write. It is woken only if there is something to write: that takes as
-    /// long as a small write.
-    fn let_write(&self) {
-        let mut queue = self.queue.lock();
-        self.stop_writing(&mut queue);
-    }
-
-    fn stop_writing(&self, queue: &mut Queue) {
-        queue.writing = false;
-        if queue.stopped {
-            // Who appended may have held up both threads.
-            self.filled.notify_all();
-        } else if !queue.waiting.is_empty() {
-            self.filled.notify_one();
-        }
-    }
-
-    /// Waits for the last sync, so that syncs are in the order of writes, and then lets the other
-    /// thread write. Until that sync is done more operations gather, so that batches, and with them
-    /// syncs, are few and large.
-    fn begin_sync(&self) {
-        let mut queue = self.queue.lock();
-        while queue.syncing {
-            self.synced.wait(&mut queue);
-        }
-        queue.syncing = true;
-        self.stop_writing(&mut queue);
-    }
-
-    fn end_sync(&self) {
-        self.queue.lock().syncing = false;
-        self.synced.notify_one();
-    }
-
-    /// Syncs and publishes a batch, while the other thread writes the next.
+    /// Syncs and publishes a batch.
     fn sync_batch(&self, batch: Vec<Queued>) {
         let awaited = batch.iter().any(|queued| queued.operation.acknowledged);
         // After a failure also what nobody waits for: it may rest on what was lost.

@@ -7,7 +7,7 @@
 //! | meta      | `secret`                     | 32 random bytes of this database             |
 //! | meta      | `database`                   | 4 random bytes that name this database       |
 //! | streams   | namespace NUL path           | [`StreamState`]                              |
-//! | records   | id, start                    | the frames of one append                     |
+//! | records   | id, start                    | the frames of appends, in one segment        |
 //! | segments  | id, start                    | [`SegmentHeader`]                            |
 //! | packed    | id, start                    | the frames of a packed segment               |
 //! | producers | id, producer id              | epoch, last seq                              |
@@ -256,7 +256,7 @@ pub fn write_state(state: &StreamState) -> Bytes {
     out.number(state.tail);
     out.number(state.sealed);
     out.number(state.last_seal);
-    out.number(u64::from(state.open_records));
+    out.number(u64::from(state.open_appends));
     out.flag(state.closed);
     out.option(state.closed_by.as_ref(), |out, stamp| {
         out.text(&stamp.id);
@@ -329,7 +329,7 @@ pub fn read_state(value: &[u8]) -> Result<StreamState, Corrupt> {
         tail: input.number()?,
         sealed: input.number()?,
         last_seal: input.number()?,
-        open_records: input.number()? as u32,
+        open_appends: input.number()? as u32,
         closed: input.flag()?,
         closed_by: input.option(|input| {
             Ok(ProducerStamp {

@@ -74,7 +74,7 @@ prop_compose! {
     fn states()(
         meta in metas(),
         (earliest, tail, sealed, last_seal, last_used_ms) in any::<(u64, u64, u64, u64, u64)>(),
-        (open_records, forks, producers) in any::<(u32, u32, u32)>(),
+        (open_appends, forks, producers) in any::<(u32, u32, u32)>(),
         (closed, deleted, unfinished, retaining) in any::<(bool, bool, bool, bool)>(),
         end in option::of(ends()),
         closed_by in option::of(stamps()),
@@ -82,7 +82,7 @@ prop_compose! {
     ) -> StreamState {
         StreamState {
             meta: Arc::new(meta),
-            earliest, tail, sealed, last_seal, open_records, closed, closed_by, forks, deleted, producers, last_used_ms, unfinished, retaining,
+            earliest, tail, sealed, last_seal, open_appends, closed, closed_by, forks, deleted, producers, last_used_ms, unfinished, retaining,
             end: end.map(Arc::new),
             stream_seq: stream_seq.map(Arc::from),
         }

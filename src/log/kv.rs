@@ -13,7 +13,7 @@ pub enum Table {
     Meta,
     /// Path to stream state.
     Streams,
-    /// (id, start) to the frames of an append that is not packed.
+    /// (id, start) to the frames of appends that are not packed.
     Records,
     /// (id, start) to where a sealed segment ends.
     Segments,

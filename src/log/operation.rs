@@ -5,8 +5,9 @@ use super::kv::{Table, Write};
 use super::state::StreamState;
 use super::stream::Stream;
 use crate::hub::Run;
-use bytes::Bytes;
-use std::collections::HashSet;
+use crate::types::StreamId;
+use bytes::{Bytes, BytesMut};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// The changes of one stream in one operation.
@@ -75,21 +76,18 @@ impl Operation {
     }
 }
 
-/// All that a batch changes. Of a stream's states only the last one is written.
+/// Appends that become durable together are joined up to this size: beyond it a value would lie in a
+/// file of its own.
+const JOINED_BYTES_MAX: usize = 16 * 1024 - 1;
+
+/// All that a batch changes. What it appends to one stream is joined to few records, and of a
+/// stream's states only the last one is written.
 pub(super) fn writes_of<'a>(
     batch: impl DoubleEndedIterator<Item = &'a Operation> + Clone,
 ) -> Vec<Write> {
-    let mut writes = Vec::new();
-    for operation in batch.clone() {
-        for change in &operation.changes {
-            if let (Some(run), Some(state)) = (&change.appended, &change.state) {
-                let key = keys::position_key(state.meta.id, run.start);
-                let key = Bytes::copy_from_slice(&key);
-                writes.push(Write::Put(Table::Records, key, run.frames.clone()));
-            }
-        }
-        writes.extend(operation.writes.iter().cloned());
-    }
+    let mut writes = records_of(batch.clone().flat_map(|operation| &operation.changes));
+    let others = batch.clone().flat_map(|operation| &operation.writes);
+    writes.extend(others.cloned());
     let mut seen = HashSet::new();
     for change in batch.rev().flat_map(|operation| &operation.changes) {
         if seen.insert(Arc::as_ptr(&change.stream)) {
@@ -97,6 +95,75 @@ pub(super) fn writes_of<'a>(
         }
     }
     writes
+}
+
+/// The records of what is appended.
+fn records_of<'a>(changes: impl Iterator<Item = &'a Change>) -> Vec<Write> {
+    let mut records: Vec<Record<'a>> = Vec::new();
+    // Where the last record of a stream is that may grow.
+    let mut growing: HashMap<StreamId, usize> = HashMap::new();
+    for change in changes {
+        let Some(state) = &change.state else { continue };
+        let id = state.meta.id;
+        if let Some(run) = &change.appended {
+            match growing.get(&id) {
+                Some(&last) if records[last].may_take(run) => records[last].take(run),
+                _ => {
+                    growing.insert(id, records.len());
+                    records.push(Record::new(id, run));
+                }
+            }
+        }
+        // A record lies in one segment.
+        if state.sealed == state.tail {
+            growing.remove(&id);
+        }
+    }
+    records.into_iter().map(Record::write).collect()
+}
+
+/// What becomes one record.
+struct Record<'a> {
+    id: StreamId,
+    first: &'a Run,
+    /// All of it, once that is more than the first run.
+    joined: BytesMut,
+}
+
+impl<'a> Record<'a> {
+    fn new(id: StreamId, first: &'a Run) -> Self {
+        Self {
+            id,
+            first,
+            joined: BytesMut::new(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.first.frames.len().max(self.joined.len())
+    }
+
+    fn may_take(&self, run: &Run) -> bool {
+        self.first.start + self.bytes() as u64 == run.start
+            && self.bytes() + run.frames.len() <= JOINED_BYTES_MAX
+    }
+
+    fn take(&mut self, run: &Run) {
+        if self.joined.is_empty() {
+            self.joined.extend_from_slice(&self.first.frames);
+        }
+        self.joined.extend_from_slice(&run.frames);
+    }
+
+    fn write(self) -> Write {
+        let key = keys::position_key(self.id, self.first.start);
+        let frames = if self.joined.is_empty() {
+            self.first.frames.clone()
+        } else {
+            self.joined.freeze()
+        };
+        Write::Put(Table::Records, Bytes::copy_from_slice(&key), frames)
+    }
 }
 
 fn state_write(change: &Change) -> Write {

@@ -6,7 +6,7 @@
 //! read whole.
 
 use super::kv::Kv;
-use super::segment;
+use super::segment::{self, cut};
 use super::stream::Stream;
 use super::{Log, ReadError};
 use crate::frame;
@@ -370,13 +370,5 @@ fn read_open(
 
 fn copied(mut run: Run) -> Run {
     run.frames = Bytes::copy_from_slice(&run.frames);
-    run
-}
-
-/// Drops what lies behind `to`, which is the beginning of an append.
-fn cut(mut run: Run, to: Position) -> Run {
-    if run.end() > to {
-        run.frames.truncate((to - run.start) as usize);
-    }
     run
 }

@@ -27,7 +27,7 @@ pub enum OpenError {
     Corrupt(#[from] Corrupt),
     #[error("the data was written by another version: its format is {found}, this server's is {known}", known = keys::FORMAT)]
     Format { found: u32 },
-    #[error("the log's threads do not start: {0}")]
+    #[error("the log's thread does not start: {0}")]
     Threads(#[from] std::io::Error),
 }
 

@@ -83,8 +83,8 @@ pub(super) fn read(kv: &dyn Kv, id: StreamId, start: Position) -> Result<Segment
     Err(Corrupt("segment").into())
 }
 
-/// Joins the records from the one that holds `at` up to `end`, whole appends, until they have
-/// `bytes_max` bytes. `None` if one is missing.
+/// Joins the appends from the one that holds `at` up to `end`, which is the end of one, until they
+/// have `bytes_max` bytes. `None` if a record is missing.
 pub(super) fn records(
     kv: &dyn Kv,
     id: StreamId,
@@ -115,8 +115,18 @@ pub(super) fn records(
         start,
         frames: frames.freeze(),
     };
-    let complete = run.end() == end || run.frames.len() as u64 >= bytes_max;
+    let complete = run.end() >= end || run.frames.len() as u64 >= bytes_max;
+    // A record may hold appends before the one that is asked for, and behind the last one.
+    let run = piece(&cut(run, end), at, u64::MAX);
     Ok((!broken && run.end() > at && complete).then_some(run))
+}
+
+/// Drops what lies behind `to`, which is the beginning of an append.
+pub(super) fn cut(mut run: Run, to: Position) -> Run {
+    if run.end() > to {
+        run.frames.truncate((to - run.start) as usize);
+    }
+    run
 }
 
 impl Log {

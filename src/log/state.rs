@@ -44,7 +44,7 @@ pub struct StreamState {
     /// Where the last sealed segment begins; `sealed` if there is none.
     pub last_seal: Position,
     /// Appends in the open remainder.
-    pub open_records: u32,
+    pub open_appends: u32,
     pub closed: bool,
     /// The producer that closed the stream, if one did.
     pub closed_by: Option<ProducerStamp>,
@@ -76,7 +76,7 @@ impl StreamState {
             tail: start,
             sealed: start,
             last_seal: start,
-            open_records: 0,
+            open_appends: 0,
             closed: false,
             closed_by: None,
             end: None,
@@ -251,7 +251,7 @@ impl StreamState {
     ) -> Option<Seal> {
         self.tail += request.frame_bytes;
         if request.frame_bytes > 0 {
-            self.open_records += 1;
+            self.open_appends += 1;
         }
         if let Some(seq) = request.stream_seq {
             self.stream_seq = Some(seq.clone());
@@ -273,7 +273,7 @@ impl StreamState {
     /// One record that ends a closed stream needs no seal: it is the last segment as it lies.
     fn seal(&mut self, segment_bytes: u64, now_ms: UnixMs) -> Option<Seal> {
         let full = self.tail - self.sealed >= self.seal_bytes(segment_bytes);
-        let last = self.closed && self.open_records > 1;
+        let last = self.closed && self.open_appends > 1;
         if full || last {
             self.seal_open(now_ms)
         } else {
@@ -283,18 +283,18 @@ impl StreamState {
 
     /// Seals the open remainder, if there is one.
     pub(super) fn seal_open(&mut self, now_ms: UnixMs) -> Option<Seal> {
-        if self.open_records == 0 {
+        if self.open_appends == 0 {
             return None;
         }
         let seal = Seal {
             start: self.sealed,
             end: self.tail,
-            records: self.open_records,
+            appends: self.open_appends,
             at_ms: now_ms,
         };
         self.last_seal = seal.start;
         self.sealed = seal.end;
-        self.open_records = 0;
+        self.open_appends = 0;
         Some(seal)
     }
 }
@@ -304,7 +304,7 @@ impl StreamState {
 pub struct Seal {
     pub start: Position,
     pub end: Position,
-    pub records: u32,
+    pub appends: u32,
     pub at_ms: UnixMs,
 }
 

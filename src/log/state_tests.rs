@@ -264,7 +264,7 @@ fn segments_are_sealed_when_full_and_at_the_end() {
         Some(Seal {
             start: 0,
             end: 120,
-            records: 2,
+            appends: 2,
             at_ms: 0,
         })
     );
@@ -280,7 +280,7 @@ fn segments_are_sealed_when_full_and_at_the_end() {
         Some(Seal {
             start: 120,
             end: 140,
-            records: 2,
+            appends: 2,
             at_ms: 0,
         })
     );

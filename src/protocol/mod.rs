@@ -2,6 +2,7 @@
 //! encodings of bodies. No IO, no async, and time is an argument.
 
 pub mod browsers;
+pub mod caching;
 pub mod coding;
 pub mod cursor;
 pub mod event_stream;

@@ -8,8 +8,9 @@ use crate::hub::{EncodedKey, Run, View};
 use crate::log::{Answer, AnswerBody, ReadError, Stream};
 use crate::observe::access::LiveEnd;
 use crate::observe::metrics::Live;
+use crate::protocol::caching::Freshness;
 use crate::protocol::names;
-use crate::protocol::reply::{self, Freshness, Head};
+use crate::protocol::reply::{self, Head};
 use crate::protocol::request::{self, From};
 use crate::protocol::sse::{self, Control, Encoding};
 use crate::types::{Kind, Lifetime, Offset, Position};
@@ -101,6 +102,8 @@ impl Server {
         reply::set_sse(&mut head, encoding);
         if read.sse_base64 {
             head.set_string(names::STREAM_ID, self.stream_id(&view));
+            head.set(header::CACHE_CONTROL, target.route.caching.live());
+            head.set_cache_tag(&target.path);
         }
         stream.tail().enter();
         let source = LogSource {

@@ -13,8 +13,8 @@ export { append, call, close, create, get, readOn, text, unique } from "../tools
 const file = path.join(import.meta.dirname, "../../conf/examples/edge.toml")
 
 /** Starts an edge before `origin`, with the example's configuration as it is. */
-export const startEdge = (origin) =>
-  startServer({ file, env: { HEADWATER_ORIGIN: origin, HEADWATER_LONG_POLL: "2s" } })
+export const startEdge = (origin, env) =>
+  startServer({ file, env: { HEADWATER_ORIGIN: origin, HEADWATER_LONG_POLL: "2s", ...env } })
 
 /** Starts what is asked for in turn, and stops all of it when one of them fails. */
 export async function together(start) {

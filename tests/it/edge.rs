@@ -372,6 +372,14 @@ fn callers_with_different_credentials_share_nothing() {
 #[test]
 fn figures_tell_what_an_edge_does() {
     let (origin, edge) = pair();
+    let closed = unique("figures");
+    edge.create(&closed, "text/plain", &[b'x'; 1000]);
+    edge.close(&closed);
+    // While it is being stored, who asks joins.
+    wait_until("it is answered from memory", || {
+        assert_eq!(edge.read_all(&closed).len(), 1000);
+        figure(&edge, "headwater_cache_answers_total{status=\"hit\"}") == 2
+    });
     let stream = unique("figures");
     edge.create(&stream, "text/plain", b"x");
     let target = format!("{stream}?offset=-1&live=sse");
@@ -390,7 +398,41 @@ fn figures_tell_what_an_edge_does() {
     );
     assert_eq!(
         figure(&edge, "headwater_origin_requests_total{purpose=\"pass\"}"),
-        1
+        3
     );
+    let by_readers = |le: &str| {
+        let series = format!("headwater_followed_streams_by_readers{{le=\"{le}\"}}");
+        figure(&edge, &series)
+    };
+    assert_eq!(
+        (by_readers("1"), by_readers("10"), by_readers("+Inf")),
+        (0, 1, 1)
+    );
+    assert_eq!(figure(&edge, "headwater_most_followed_stream_readers"), 10);
+    for (series, expected) in [
+        ("headwater_cache_answers_total{status=\"hit\"}", 2..3),
+        // Of readers that came at the same time, some were given the same answer.
+        ("headwater_cache_answers_total{status=\"miss\"}", 2..12),
+        ("headwater_cache_fills_total{result=\"kept\"}", 1..2),
+        ("headwater_cache_entries{tier=\"memory\"}", 1..2),
+        ("headwater_cache_bytes{tier=\"memory\"}", 1000..10_000),
+        ("headwater_cache_held_bytes", 1000..100_000),
+        ("headwater_origin_read_bytes_total", 1001..100_000),
+        ("headwater_follow_behind_seconds", 0..1),
+    ] {
+        let found = figure(&edge, series);
+        assert!(expected.contains(&found), "{series} is {found}");
+    }
+    let connections = |reused: &str| {
+        let labels = format!("reused=\"{reused}\",route=\"/v1/stream/*\"");
+        figure(
+            &edge,
+            &format!("headwater_upstream_connections_total{{{labels}}}"),
+        )
+    };
+    assert!(connections("false") > 0 && connections("true") > 0);
+    wait_until("it is on disk", || {
+        figure(&edge, "headwater_cache_bytes{tier=\"disk\"}") > 1000
+    });
     drop(readers);
 }

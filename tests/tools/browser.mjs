@@ -1,4 +1,4 @@
-// Chromium without a window, with a profile of its own, and a page for it.
+// Chromium without a window, with a profile of its own, and pages for it.
 
 import { spawn } from "node:child_process"
 import { once } from "node:events"
@@ -50,4 +50,35 @@ export async function servePage(page) {
   server.listen(0, "127.0.0.1")
   await once(server, "listening")
   return { url: `http://127.0.0.1:${server.address().port}/`, report, stop: () => server.close() }
+}
+
+/** A page that reads the stream at `url` twice, one after the other, and reports what it got. */
+const twice = (url) => `<!doctype html>
+<script>
+  async function read() {
+    let body = ""
+    for (let offset = "-1";;) {
+      const response = await fetch(${JSON.stringify(url)} + "?offset=" + offset)
+      body += await response.text()
+      offset = response.headers.get("stream-next-offset")
+      if (response.headers.get("stream-closed")) return body
+    }
+  }
+  (async () => {
+    const first = await read()
+    const second = await read()
+    fetch("/report", { method: "POST", body: JSON.stringify({ first, second }) })
+  })()
+</script>`
+
+/** Has the browser read a closed stream twice, and resolves to what it got. */
+export async function readTwice(url) {
+  const pages = await servePage(twice(url))
+  const browser = openBrowser(pages.url)
+  try {
+    return await Promise.race([pages.report, browser.failed])
+  } finally {
+    await browser.close()
+    pages.stop()
+  }
 }

@@ -12,7 +12,7 @@ use super::index::{Names, TAGS_MAX};
 use super::key::{self, Digest, Place};
 use super::terms::{Terms, to_system_time, to_unix_ms};
 use crate::protocol::names;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use pingora::cache::CacheMeta;
 use pingora::http::ResponseHeader;
 use thiserror::Error;
@@ -96,14 +96,20 @@ pub(super) fn glance(begin: &[u8], file_bytes: u64) -> Result<(Place, Names), Da
 
 /// By what an answer with these headers, of a stream with this path, is found.
 pub(super) fn names_of(path: Digest, headers: &HeaderMap) -> Names {
-    let fields = headers.get_all(names::CACHE_TAG).iter();
-    let texts = fields.filter_map(|field| field.to_str().ok());
-    let tags = texts.flat_map(|text| text.split([',', ' ']));
-    let tags = tags.filter(|tag| !tag.is_empty()).take(TAGS_MAX);
+    let tags = tags(headers.get_all(names::CACHE_TAG)).take(TAGS_MAX);
     Names {
         path,
         tags: tags.map(|tag| key::digest(&[tag.as_bytes()])).collect(),
     }
+}
+
+/// The tags in the fields of a `Cache-Tag`.
+pub(in crate::edge) fn tags<'a>(
+    fields: impl IntoIterator<Item = &'a HeaderValue>,
+) -> impl Iterator<Item = &'a str> {
+    let texts = fields.into_iter().filter_map(|field| field.to_str().ok());
+    let tags = texts.flat_map(|text| text.split([',', ' ']));
+    tags.filter(|tag| !tag.is_empty())
 }
 
 impl Lengths {
@@ -178,7 +184,7 @@ mod tests {
     use super::*;
     use crate::edge::cache::{RangeKey, Scope, StreamKey};
     use bytes::Bytes;
-    use http::{HeaderValue, header};
+    use http::header;
     use proptest::prelude::*;
     use std::sync::Arc;
 

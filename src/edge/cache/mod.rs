@@ -2,11 +2,9 @@
 //! in front of a bounded part on disk, which is there again after a restart.
 //!
 //! Of Pingora's cache it uses what judges and orders: [`CacheControl`], `CacheMeta`, and the manager
-//! of what was used last. Its `HttpCache`, with the traits for storage and the locks, is not used:
-//! it belongs to `HttpProxy`; a storage must live for ever; each answer from memory would be boxed
-//! several times; waiting for an answer that turns out not to be for everybody makes each who waits
-//! go to the origin after the other; and a body that breaks off looks to those who joined like one
-//! that ended.
+//! of what was used last. Its `HttpCache`, with the trait for storage and the lock, is not used: a
+//! lock cannot share an answer that is not stored, nor tell those from before a write apart; a purge
+//! is of one answer; and storage must live for ever. docs/edge.md has more of it.
 //!
 //! - `index` knows of each answer whether it is in memory, on disk, or on its way;
 //! - `flight` is one on its way, with those who wait for it; `fill` is the task that brings it;
@@ -32,6 +30,7 @@ mod terms;
 
 pub use coded::Wish;
 pub use fetch::{Fetch, Fetched, Pull};
+pub(super) use file::tags;
 pub use key::{RangeKey, Scope, StreamKey};
 pub use status::{CACHE_STATUS, CacheStatus};
 

@@ -1,14 +1,16 @@
 //! The committer: what is written when, who is told when, and what a full queue does.
 
+use super::audit::{audit, audit_at_rest};
 use super::model::Outcome;
-use super::requests::{Append, Stamp, append, close, stream};
+use super::requests::{Append, Create, Fork, Stamp, append, close, fork, stream};
 use super::store::{Call, MemoryStore};
 use super::world::{World, small, until};
 use crate::config::{Durability, LogConfig};
 use crate::log::CommitError;
 use crate::log::keys::read_position_key;
-use crate::log::kv::{Table, Write};
+use crate::log::kv::{Kv, Table};
 use crate::log::state::AppendRefusal;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::{JoinHandle, yield_now};
@@ -86,11 +88,7 @@ async fn waiting_appends_share_a_sync_and_keep_their_order() {
         .collect();
     until(|| world.log().figures().queued_operations == APPENDS as u64).await;
     store.release(Call::Write);
-    until(|| written_records(&store).len() == APPENDS).await;
-    assert!(
-        written_records(&store).is_sorted(),
-        "the queue keeps the order of positions"
-    );
+    until(|| store.waits(Call::Sync)).await;
     assert!(writers.iter().all(|writer| !writer.is_finished()));
     store.release(Call::Sync);
     for (index, writer) in writers.into_iter().enumerate() {
@@ -141,13 +139,100 @@ async fn large_batches_are_cut_and_stay_in_order() {
     assert!(numbers.eq(0..7));
 }
 
-fn written_records(store: &MemoryStore) -> Vec<u64> {
-    let batches = store.unsynced();
-    let puts = batches.iter().flatten().filter_map(|write| match write {
-        Write::Put(Table::Records, key, _) => Some(read_position_key(key).unwrap().1),
-        _ => None,
-    });
-    puts.collect()
+/// Makes one append to stream 0 and, while it is written, the others, so that they are one batch.
+async fn commit_together(config: LogConfig, messages: &[Vec<u8>]) -> (World, Arc<MemoryStore>) {
+    let store = MemoryStore::new();
+    let world = Arc::new(World::over(&store, config));
+    world.create(&stream(0)).await;
+    store.hold(Call::Write);
+    let mut writers = Vec::new();
+    for message in messages {
+        writers.push(begin(&world, append(0, message)));
+        until(|| store.waits(Call::Write)).await;
+    }
+    until(|| world.log().figures().queued_operations == messages.len() as u64).await;
+    store.release(Call::Write);
+    for writer in writers {
+        assert!(matches!(writer.await.unwrap(), Outcome::Appended { .. }));
+    }
+    audit(&*store);
+    world.evict().await;
+    (Arc::into_inner(world).unwrap(), store)
+}
+
+/// Messages that are told apart by their first byte.
+fn numbered(messages: u8) -> Vec<Vec<u8>> {
+    (0..messages).map(|number| vec![number; 4]).collect()
+}
+
+/// Where the records begin of appends that were committed together.
+fn records(store: &MemoryStore) -> Vec<u64> {
+    let mut starts = Vec::new();
+    let mut visit = |key: &[u8], _: &[u8]| {
+        starts.push(read_position_key(key).unwrap().1);
+        ControlFlow::Continue(())
+    };
+    store
+        .scan(Table::Records, &[], &[0xff; 16], &mut visit)
+        .unwrap();
+    starts
+}
+
+async fn numbers(world: &World, path: usize) -> Vec<u8> {
+    let all = world.read_all(path).await.unwrap();
+    all.iter().map(|stored| stored.messages[0][0]).collect()
+}
+
+#[tokio::test]
+async fn appends_of_one_batch_are_one_record_and_each_is_found() {
+    const APPENDS: u8 = 40;
+    let (mut world, store) = commit_together(LogConfig::default(), &numbered(APPENDS)).await;
+    assert_eq!(records(&store), [0, 8]);
+    for number in 0..APPENDS {
+        let start = 8 * u64::from(number);
+        for at in [start, start + 1, start + 7] {
+            world.evict().await;
+            let read = world.read(0, at).await.unwrap();
+            assert_eq!((read.from, read.appends[0].messages[0][0]), (start, number));
+        }
+    }
+    let inside_a_record = Fork {
+        source: 0,
+        offset: Some(8 * 13),
+        sub_offset: 2,
+    };
+    let fork = Create {
+        fork: Some(inside_a_record),
+        ..fork(1, 0)
+    };
+    world.create(&fork).await;
+    world.append(&close(0)).await;
+    world.work().await;
+    assert_eq!(records(&store).len(), 1, "only that of the fork is left");
+    audit(&*store);
+    world.evict().await;
+    assert!(numbers(&world, 0).await.into_iter().eq(0..APPENDS));
+    assert!(numbers(&world, 1).await.into_iter().eq(0..=13));
+}
+
+#[tokio::test]
+async fn a_record_lies_in_one_segment() {
+    const APPENDS: u8 = 100;
+    let (mut world, store) = commit_together(small(), &numbered(APPENDS)).await;
+    // One of the first, and one in each segment of 19.
+    assert_eq!(records(&store), [0, 8, 152, 304, 456, 608, 760]);
+    world.work().await;
+    audit_at_rest(&*store);
+    world.evict().await;
+    assert!(numbers(&world, 0).await.into_iter().eq(0..APPENDS));
+}
+
+#[tokio::test]
+async fn a_large_record_takes_no_more_appends() {
+    let messages = [4, 10_000, 5_000, 5_000, 20_000, 4].map(|bytes| vec![7; bytes]);
+    let (_, store) = commit_together(LogConfig::default(), &messages).await;
+    let starts = [0, 8, 8 + 15_008, 8 + 20_012, 8 + 40_016];
+    assert_eq!(records(&store), starts);
 }
 
 #[tokio::test]

@@ -29,6 +29,9 @@ impl OriginRequest {
     }
 }
 
+/// The bounds by which streams that are followed are counted.
+const READERS_MAX: [u64; 6] = [0, 1, 10, 100, 1_000, 10_000];
+
 /// The figures of edge routes. What is kept of answers has figures of its own.
 #[derive(Debug)]
 pub struct EdgeMetrics {
@@ -36,9 +39,13 @@ pub struct EdgeMetrics {
     /// Bytes of the bodies that origins answered reads with.
     pub origin_bytes: IntCounter,
     /// Streams that are followed.
-    pub subscriptions: IntGauge,
+    subscriptions: IntGauge,
     /// Live readers of the streams that are followed.
-    pub subscribed_readers: IntGauge,
+    subscribed_readers: IntGauge,
+    /// Those of the stream that has the most.
+    most_readers: IntGauge,
+    /// Streams by how many they have at most.
+    by_readers: [IntGauge; READERS_MAX.len() + 1],
     /// Connections that follow streams and were made again because the origin failed.
     pub reconnects: IntCounter,
     /// Streams that are followed whose origin has not answered yet.
@@ -53,6 +60,19 @@ impl EdgeMetrics {
     /// How often origins were asked so.
     pub fn requests(&self, request: OriginRequest) -> &IntCounter {
         &self.requests[request as usize]
+    }
+
+    /// Shows from now on that the streams that are followed have so many live readers each.
+    pub fn set_readers(&self, readers: &[u64]) {
+        self.subscriptions.set(readers.len() as i64);
+        self.subscribed_readers
+            .set(readers.iter().sum::<u64>() as i64);
+        let most = readers.iter().max().copied().unwrap_or_default();
+        self.most_readers.set(most as i64);
+        for (gauge, max) in self.by_readers.iter().zip(bounds()) {
+            let within = readers.iter().filter(|count| **count <= max);
+            gauge.set(within.count() as i64);
+        }
     }
 
     pub(super) fn new(r: &mut Registrar) -> Self {
@@ -76,6 +96,11 @@ impl EdgeMetrics {
                 "headwater_followed_stream_readers",
                 "Live readers of the streams that are followed.",
             ),
+            most_readers: r.gauge(
+                "headwater_most_followed_stream_readers",
+                "Live readers of the followed stream that has the most of them.",
+            ),
+            by_readers: by_readers(r),
             reconnects: r.counter(
                 "headwater_follow_reconnects_total",
                 "Connections that follow streams and were made again because the origin failed.",
@@ -94,4 +119,24 @@ impl EdgeMetrics {
             ),
         }
     }
+}
+
+/// All bounds, and at last one for whatever is above them.
+fn bounds() -> impl Iterator<Item = u64> {
+    READERS_MAX.into_iter().chain([u64::MAX])
+}
+
+/// One gauge for each bound, labelled as the buckets of a histogram are, so that quantiles can be
+/// asked for.
+fn by_readers(r: &mut Registrar) -> [IntGauge; READERS_MAX.len() + 1] {
+    let gauges = r.gauges(
+        "headwater_followed_streams_by_readers",
+        "Streams that are followed with at most so many live readers.",
+        &["le"],
+    );
+    let mut labels = READERS_MAX.iter().map(ToString::to_string);
+    std::array::from_fn(|_| {
+        let label = labels.next();
+        gauges.with_label_values(&[label.as_deref().unwrap_or("+Inf")])
+    })
 }

@@ -236,6 +236,32 @@ fn the_logs_figures_are_shown() {
 }
 
 #[test]
+fn streams_that_are_followed_are_counted_by_their_readers() {
+    let metrics = Metrics::new();
+    for (readers, expected) in [
+        (&[0, 1, 1, 7, 10, 11, 20_000][..], [1, 3, 5, 6, 6, 6, 7]),
+        (&[100], [0, 0, 0, 1, 1, 1, 1]),
+        (&[], [0; 7]),
+    ] {
+        metrics.edge.set_readers(readers);
+        let bounds = ["0", "1", "10", "100", "1000", "10000", "+Inf"];
+        for (bound, count) in bounds.iter().zip(expected) {
+            let series = format!("headwater_followed_streams_by_readers{{le=\"{bound}\"}}");
+            assert_sample(&metrics, &series, f64::from(count));
+        }
+        let all: u64 = readers.iter().sum();
+        let most = readers.iter().max().copied().unwrap_or(0);
+        for (series, value) in [
+            ("headwater_followed_streams", readers.len() as u64),
+            ("headwater_followed_stream_readers", all),
+            ("headwater_most_followed_stream_readers", most),
+        ] {
+            assert_sample(&metrics, series, value as f64);
+        }
+    }
+}
+
+#[test]
 fn a_hook_sets_the_databases_figures_at_each_scrape() {
     let metrics = Metrics::new();
     let scrapes = std::sync::atomic::AtomicU64::new(0);
