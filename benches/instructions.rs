@@ -17,6 +17,7 @@ use headwater::protocol::json;
 use headwater::protocol::sse::{self, Encoding};
 use headwater::types::{Kind, Offset};
 use std::hint::black_box;
+use steps::connection::Connection;
 use steps::{CONTROL, MESSAGES, OFFSET, TOKEN, World};
 
 /// A step fails when it takes more instructions than this.
@@ -88,18 +89,47 @@ fn stream_of_many() -> World {
 /// Requests, so that what the first one costs by itself does not count.
 const REQUESTS: usize = 100;
 
-#[library_benchmark(config = at_most(2_200_000))]
+#[library_benchmark(config = at_most(1_800_000))]
 #[bench::hundred(warm())]
 fn append_to_a_stream((world, message): (World, Bytes)) -> World {
     world.append("s", &message, REQUESTS);
     world
 }
 
-#[library_benchmark(config = at_most(2_800_000))]
+#[library_benchmark(config = at_most(2_500_000))]
 #[bench::hundred(warm())]
 fn read_a_small_stream((world, _): (World, Bytes)) -> (World, usize) {
     let bytes = (0..REQUESTS).map(|_| world.read("s")).sum();
     (world, bytes)
+}
+
+/// A client of that server, to which something was answered before.
+fn connected(request: &str) -> (Connection, String) {
+    let (world, _) = warm();
+    let mut connection = Connection::to(world);
+    connection.call(request.as_bytes(), 10);
+    (connection, request.to_owned())
+}
+
+fn post() -> String {
+    let body = "x".repeat(256);
+    format!(
+        "POST /s HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/plain\r\n\
+         content-length: 256\r\n\r\n{body}"
+    )
+}
+
+fn get() -> String {
+    "GET /s?offset=now HTTP/1.1\r\nhost: localhost\r\n\r\n".to_owned()
+}
+
+// What the client takes is counted as well.
+#[library_benchmark]
+#[bench::append(args = (connected(&post())), config = at_most(3_300_000))]
+#[bench::get(args = (connected(&get())), config = at_most(2_800_000))]
+fn answer_a_connection((mut connection, request): (Connection, String)) -> (Connection, usize) {
+    let bytes = connection.call(request.as_bytes(), REQUESTS);
+    (connection, bytes)
 }
 
 #[library_benchmark(config = at_most(1_500_000))]
@@ -130,7 +160,11 @@ library_benchmark_group!(
 
 library_benchmark_group!(
     name = requests;
-    benchmarks = append_to_a_stream, read_a_small_stream, read_two_thousand_messages
+    benchmarks =
+        append_to_a_stream,
+        read_a_small_stream,
+        read_two_thousand_messages,
+        answer_a_connection
 );
 
 main!(library_benchmark_groups = codecs, requests);

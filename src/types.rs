@@ -196,7 +196,7 @@ impl Coding {
 
 /// Whether two content types name the same format: case and parameters do not count.
 pub fn same_content_type(one: &str, other: &str) -> bool {
-    essence(one).eq_ignore_ascii_case(essence(other))
+    one == other || essence(one).eq_ignore_ascii_case(essence(other))
 }
 
 /// How long a stream lives (protocol, section 5.1).

@@ -1,10 +1,11 @@
-//! What the benchmarks of single steps are done with: messages, frames, a stored state, and a server
-//! without a network.
+//! What the benchmarks of single steps are done with: messages, frames, a stored state, and a server,
+//! without a network and behind a socket.
 
 // Each benchmark uses some of it.
 #![allow(dead_code)]
 
 pub(crate) mod cache;
+pub(crate) mod connection;
 mod world;
 
 pub(crate) use world::World;

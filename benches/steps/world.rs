@@ -22,7 +22,7 @@ pub(crate) struct World {
     pub(crate) server: Arc<Server>,
     route: Route,
     work: CancellationToken,
-    runtime: Runtime,
+    pub(super) runtime: Runtime,
     _dir: TempDir,
 }
 

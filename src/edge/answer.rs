@@ -14,6 +14,7 @@ use super::cache::{RangeKey, Reader, StreamKey, Wish};
 use super::fetch::OriginRead;
 use super::route::Route;
 use super::subscription::Closing;
+use crate::protocol::browsers::Browsers;
 use crate::protocol::names;
 use crate::protocol::reply::{Head, matches_etag};
 use crate::serve::{Body, Broken, Passed, Reply, ServeError};
@@ -242,6 +243,7 @@ impl Answer {
         let head = Head {
             status: self.status,
             headers,
+            browsers: Browsers::Unsaid,
         };
         Reply {
             head,

@@ -44,6 +44,11 @@ impl Bodies {
         }
     }
 
+    /// The longest body.
+    pub(super) fn bytes_max(&self) -> u64 {
+        self.bytes_max
+    }
+
     /// Reads the body of a request. After an error the rest of it has been read as far as is
     /// reasonable, so that the client comes to read the answer.
     pub(super) async fn read(&self, session: &mut ServerSession) -> Result<Held, ServeError> {

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::BytesMut;
 use http::Method;
 use pingora::ErrorType;
-use pingora::apps::{HttpPersistentSettings, HttpServerApp, HttpServerOptions, ReusedHttpStream};
+use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
@@ -23,7 +23,7 @@ use tokio::time::timeout;
 
 /// How connections are kept.
 pub(super) struct Keeping {
-    idle_timeout: Duration,
+    pub(super) idle_timeout: Duration,
     /// The longest wait for the head of a request, idle time included.
     head_timeout: Duration,
     h2: H2Options,
@@ -58,8 +58,10 @@ pub(super) struct Open {
 enum Next {
     /// Nothing: the connection has ended.
     End,
-    /// Another request, on the same connection.
-    Request(ReusedHttpStream),
+    /// Another request on the connection, of which so much was read before.
+    Request(Stream, BytesMut),
+    /// The same, after a request was passed on.
+    Returned(ReusedHttpStream),
     /// The events of its answer.
     Events(Connection, Box<Events>),
 }
@@ -68,21 +70,27 @@ impl Gateway {
     /// Serves the requests of an HTTP/1 connection, one after the other. `ahead` is what was read of
     /// it before.
     pub(super) async fn serve_http1(self: Arc<Self>, stream: Stream, ahead: BytesMut, open: Open) {
-        let mut session = Box::new(ServerSession::new_http1(stream));
-        if !ahead.is_empty() {
-            session.set_pipelining_enabled(true);
-            session.set_pipelined_prefix(ahead);
-        }
-        session.set_keepalive(Some(self.keeping.idle_seconds()));
+        let mut next = Next::Request(stream, ahead);
         loop {
-            match self.process(session).await {
+            next = match next {
                 Next::End => return,
-                Next::Request(reused) => {
+                Next::Request(mut stream, ahead) => {
+                    let Some(ahead) = self.serve_plain(&mut stream, ahead).await else {
+                        return;
+                    };
+                    let mut session = Box::new(ServerSession::new_http1(stream));
+                    session.set_pipelining_enabled(true);
+                    session.set_pipelined_prefix(ahead);
+                    session.set_keepalive(Some(self.keeping.idle_seconds()));
+                    self.process(session).await
+                }
+                Next::Returned(reused) => {
                     let (stream, settings) = reused.consume();
-                    session = Box::new(ServerSession::new_http1(stream));
+                    let mut session = Box::new(ServerSession::new_http1(stream));
                     if let Some(settings) = settings {
                         settings.apply_to_session(&mut session);
                     }
+                    self.process(session).await
                 }
                 Next::Events(connection, events) => {
                     // In a task of its own: this one is as large as requests need.
@@ -114,7 +122,7 @@ impl Gateway {
             Ok(Handled::Answered) => {}
             Ok(Handled::Forward(forwarder)) => {
                 let reused = Box::pin(forwarder.forward(session)).await;
-                return reused.map_or(Next::End, Next::Request);
+                return reused.map_or(Next::End, Next::Returned);
             }
             Ok(Handled::Live(events)) => {
                 let connection = Box::pin(Connection::of(*session)).await;
@@ -123,10 +131,10 @@ impl Gateway {
             // Dropped, not finished: an answer that broke off must not look complete.
             Err(_) => return Next::End,
         }
-        let settings = HttpPersistentSettings::for_session(&session);
         let reusable = Box::pin(session.finish()).await.ok().flatten();
         reusable.map_or(Next::End, |reusable| {
-            Next::Request(ReusedHttpStream::from_reusable_stream(reusable, settings))
+            let (stream, ahead) = reusable.into_parts();
+            Next::Request(stream, ahead.unwrap_or_default())
         })
     }
 
@@ -160,8 +168,8 @@ impl HttpServerApp for Gateway {
         _: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
         match self.process(Box::new(session)).await {
-            Next::Request(reused) => Some(reused),
-            Next::End | Next::Events(..) => None,
+            Next::Returned(reused) => Some(reused),
+            Next::End | Next::Request(..) | Next::Events(..) => None,
         }
     }
 

@@ -1,8 +1,9 @@
 //! Routes whose streams have their home elsewhere.
 
+use super::facts::{access, base_url, client_facts};
 use super::forward::Forwarder;
 use super::routes::{Route, has_dot_segments};
-use super::session::{Answer, Asked, Gateway, access, base_url, client_facts, read_mode};
+use super::session::{Answer, Asked, Gateway, read_mode};
 use crate::edge::{self, CACHE_STATUS, Home};
 use crate::observe::metrics::{Live, OriginRequest};
 use crate::protocol::request::Mode;

@@ -7,28 +7,24 @@
 use super::connection::Open;
 use super::respond::Sent;
 use super::session::{Asked, Gateway};
+use super::wire::{write_chunk, write_last_chunk};
 use crate::observe;
 use crate::observe::access::{Access, LiveEnd};
 use crate::serve::Sse;
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::BytesMut;
 use http::Version;
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::l4::socket::SocketAddr;
 use pingora::{Error, ErrorType};
 use std::future::pending;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
 /// The most that is read of what a client sends ahead while it reads events.
 const AHEAD_BYTES_MAX: usize = 1024;
-/// Events up to this size are copied next to their framing, so that they are one write over TLS too.
-const COPIED_BYTES_MAX: usize = 4096;
-/// The last chunk of a body.
-const END: &[u8] = b"0\r\n\r\n";
 
 /// Whether the events of an answer can do without its session.
 pub(super) fn need_no_session(session: &ServerSession) -> bool {
@@ -116,28 +112,6 @@ impl Connection {
         }
         pending::<()>().await;
     }
-
-    /// Writes one chunk of the body.
-    async fn write(&mut self, events: &Bytes) -> io::Result<()> {
-        let size = format!("{:x}\r\n", events.len());
-        if events.len() <= COPIED_BYTES_MAX {
-            let mut chunk = BytesMut::with_capacity(size.len() + events.len() + 2);
-            chunk.put_slice(size.as_bytes());
-            chunk.put_slice(events);
-            chunk.put_slice(b"\r\n");
-            self.stream.write_all(&chunk).await?;
-        } else {
-            let framed = Buf::chain(size.as_bytes(), &events[..]);
-            let mut chunk = Buf::chain(framed, &b"\r\n"[..]);
-            self.stream.write_all_buf(&mut chunk).await?;
-        }
-        self.stream.flush().await
-    }
-
-    async fn end(&mut self) -> io::Result<()> {
-        self.stream.write_all(END).await?;
-        self.stream.flush().await
-    }
 }
 
 impl Events {
@@ -155,7 +129,7 @@ impl Events {
         let whole = match ended {
             Ok(end) => {
                 self.sent.live_end = Some(end);
-                let ended = timeout(write_timeout, connection.end()).await;
+                let ended = timeout(write_timeout, write_last_chunk(&mut connection.stream)).await;
                 ended.is_ok_and(|ended| ended.is_ok())
             }
             Err(end) => {
@@ -189,7 +163,7 @@ impl Events {
                 return Ok(self.live.end());
             };
             self.sent.bytes += events.len() as u64;
-            match timeout(write_timeout, connection.write(&events)).await {
+            match timeout(write_timeout, write_chunk(&mut connection.stream, &events)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return Err(LiveEnd::ClientLeft),
                 Err(_) => return Err(LiveEnd::TooSlow),

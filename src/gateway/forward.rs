@@ -2,9 +2,9 @@
 
 use super::body::content_length;
 use super::edge::Passing;
+use super::facts::{access, client_facts};
 use super::respond::{self, CLIENT_LEFT};
 use super::routes::{Building, has_dot_segments};
-use super::session::{access, client_facts};
 use super::upgrade::wants_upgrade;
 use crate::observe::access::Finished;
 use crate::observe::metrics::{

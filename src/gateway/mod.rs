@@ -4,8 +4,10 @@ mod body;
 mod connection;
 mod edge;
 mod events;
+mod facts;
 mod forward;
 mod listen;
+mod plain;
 mod proxy_protocol;
 mod record;
 mod recordings;
@@ -15,6 +17,7 @@ mod session;
 mod sockets;
 mod tls;
 mod upgrade;
+mod wire;
 
 pub use listen::{Connections, ListenError, services};
 pub use routes::Routes;

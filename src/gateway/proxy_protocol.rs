@@ -1,8 +1,9 @@
 //! The Durable Streams proxy protocol: a client names an upstream, and reads its answer from a
 //! stream.
 
+use super::facts::client_facts;
 use super::routes::{Route, recorded_streams};
-use super::session::{Answer, Asked, Gateway, client_facts, mode};
+use super::session::{Answer, Asked, Gateway, mode};
 use crate::config;
 use crate::protocol::names;
 use crate::protocol::reply::Head;

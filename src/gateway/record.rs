@@ -1,6 +1,7 @@
 //! Routes whose upstreams are recorded.
 
-use super::session::{Answer, Asked, Gateway, base_url, client_facts};
+use super::facts::{base_url, client_facts};
+use super::session::{Answer, Asked, Gateway};
 use crate::protocol::names;
 use crate::protocol::reply::Head;
 use crate::recorder::{Opened, Request, Route};

@@ -76,7 +76,8 @@ pub(super) async fn respond(session: &mut ServerSession, reply: Reply, method: &
     sent
 }
 
-fn length(body: &Body) -> Option<u64> {
+/// How long a body is, where that is known before it is sent.
+pub(super) fn length(body: &Body) -> Option<u64> {
     match body {
         Body::Empty => Some(0),
         Body::Full(bytes) => Some(bytes.len() as u64),
@@ -84,6 +85,11 @@ fn length(body: &Body) -> Option<u64> {
         Body::Passed(passed) => passed.length(),
         Body::Live(_) => None,
     }
+}
+
+/// Whether an answer of this status has no body, whatever its length says.
+pub(super) fn is_bodiless(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// The head of an answer whose body has this length, if that is known.
@@ -95,12 +101,9 @@ pub(super) fn header(
     let (mut parts, ()) = http::Response::new(()).into_parts();
     parts.status = head.status;
     parts.headers = head.headers;
-    let bodiless = matches!(
-        head.status,
-        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
-    );
+    head.browsers.add_to(&mut parts.headers);
     match length {
-        _ if bodiless => {}
+        _ if is_bodiless(head.status) => {}
         Some(length) => {
             parts
                 .headers
@@ -244,10 +247,7 @@ pub(super) async fn play(
 pub(super) async fn pass(session: &mut ServerSession, mut response: Response) -> Sent {
     let head = Box::new(response.head.clone());
     let mut sent = Sent::new(head.status);
-    let bodiless = matches!(
-        head.status,
-        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
-    );
+    let bodiless = is_bodiless(head.status);
     let head = if bodiless || head.headers.contains_key(header::CONTENT_LENGTH) {
         head
     } else {

@@ -309,6 +309,9 @@ impl Route {
 }
 
 fn decode(path: &str) -> Result<Cow<'_, str>, ServeError> {
+    if is_plain(path) {
+        return Ok(path.into());
+    }
     let decoded = percent_decode_str(path)
         .decode_utf8()
         .map_err(|_| ServeError::Path("it is not UTF-8"))?;
@@ -325,6 +328,12 @@ fn decode(path: &str) -> Result<Cow<'_, str>, ServeError> {
         return Err(ServeError::Path("it holds a . or .. segment"));
     }
     Ok(decoded)
+}
+
+/// Whether a path is of the most usual characters alone, so that it means what it says.
+fn is_plain(path: &str) -> bool {
+    let usual = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'-' | b'_');
+    !path.is_empty() && path.bytes().all(usual)
 }
 
 /// Whether a path has a `.` or `..` segment, however it is written.

@@ -3,6 +3,7 @@
 use super::body::Bodies;
 use super::connection::Keeping;
 use super::events::{self, Events, Request};
+use super::facts::{access, host, location};
 use super::forward::Forwarder;
 use super::record;
 use super::respond::{self, Sent};
@@ -15,13 +16,12 @@ use crate::protocol::request::{self, Command, Mode};
 use crate::recorder::{Playback, Reader, Recorder, Response};
 use crate::serve::{self, Body, Reply, ServeError, Server, Sse, Target};
 use crate::types::StreamPath;
-use crate::upstream::ClientFacts;
 use bytes::Bytes;
-use http::{Method, StatusCode, Version, header, uri::Authority};
+use http::request::Parts;
+use http::{Method, StatusCode};
 use pingora::Result;
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
-use pingora::protocols::l4::socket::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,7 @@ pub struct Gateway {
 pub(super) struct Asked {
     pub(super) method: Method,
     pub(super) mode: ModeLabel,
-    route: Option<Arc<Route>>,
+    pub(super) route: Option<Arc<Route>>,
     began: Instant,
     /// The stream of the recording that the request is about.
     pub(super) recording: Option<StreamPath>,
@@ -94,17 +94,11 @@ impl Gateway {
     /// Answers one request, or says who goes on with it. An error means that its answer broke off.
     pub(super) async fn handle(&self, session: &mut ServerSession) -> Result<Handled> {
         self.prepare(session);
-        let mut asked = Asked {
-            method: session.req_header().method.clone(),
-            mode: ModeLabel::None,
-            route: None,
-            began: Instant::now(),
-            recording: None,
-            reader: None,
-        };
+        let mut asked = Asked::new(session.req_header().method.clone());
         let routed = self.route(session);
         let (answer, route) = match routed {
             Ok(route) => {
+                let route = route.clone();
                 let _in_flight = route.metrics.enter();
                 asked.route = Some(route.clone());
                 let answer = Box::pin(self.answer(session, &route, &mut asked)).await;
@@ -112,7 +106,6 @@ impl Gateway {
             }
             Err(error) => (Err(error), None),
         };
-        let cors = route.as_ref().is_none_or(|route| route.cors());
         let sent = match answer {
             Ok(Answer::Reply(Reply {
                 head,
@@ -130,14 +123,8 @@ impl Gateway {
             Ok(Answer::Forward(forwarder)) => return Ok(Handled::Forward(forwarder)),
             Ok(Answer::Nobody) => Sent::client_left(),
             Err(error) => {
-                if let Some(refusal) = error.refusal() {
-                    self.server.metrics.refused(refusal).inc();
-                }
                 Box::pin(self.bodies.drain(session)).await;
-                let reply = match route.as_ref().map(|route| &route.kind) {
-                    Some(Kind::Proxy(proxy)) => proxy.error(error),
-                    _ => error.into_reply(cors),
-                };
+                let reply = self.refuse(error, route.as_deref());
                 self.respond(session, reply, &asked).await
             }
         };
@@ -189,9 +176,18 @@ impl Gateway {
         session.set_pipelining_enabled(true);
     }
 
-    fn route(&self, session: &ServerSession) -> Result<Arc<Route>, ServeError> {
+    fn route(&self, session: &ServerSession) -> Result<&Arc<Route>, ServeError> {
         let request = session.req_header();
-        if request.raw_path().len() > self.path_bytes_max {
+        self.find_route(request, request.raw_path().len())
+    }
+
+    /// The route of a request whose target was sent in so many bytes.
+    pub(super) fn find_route(
+        &self,
+        request: &Parts,
+        target_bytes: usize,
+    ) -> Result<&Arc<Route>, ServeError> {
+        if target_bytes > self.path_bytes_max {
             return Err(ServeError::PathTooLong {
                 bytes_max: self.path_bytes_max,
             });
@@ -205,10 +201,9 @@ impl Gateway {
                 bytes_max: self.header_bytes_max,
             });
         }
-        let host = host(session)?;
+        let host = host(request)?;
         let path = request.uri.path();
-        let route = self.routes.find(&host, path).ok_or(ServeError::NoRoute)?;
-        Ok(route.clone())
+        self.routes.find(&host, path).ok_or(ServeError::NoRoute)
     }
 
     async fn answer(
@@ -309,6 +304,17 @@ impl Gateway {
         respond::respond(session, reply, &asked.method).await
     }
 
+    /// The reply that tells of an error.
+    pub(super) fn refuse(&self, error: ServeError, route: Option<&Route>) -> Reply {
+        if let Some(refusal) = error.refusal() {
+            self.server.metrics.refused(refusal).inc();
+        }
+        match route.map(|route| &route.kind) {
+            Some(Kind::Proxy(proxy)) => proxy.error(error),
+            _ => error.into_reply(route.is_none_or(Route::cors)),
+        }
+    }
+
     /// Counts the request and writes it down.
     pub(super) fn finished(&self, access: &Access<'_>, asked: &Asked, sent: &Sent) {
         let elapsed = asked.began.elapsed();
@@ -345,6 +351,18 @@ impl Gateway {
 }
 
 impl Asked {
+    /// A request whose head was read just now.
+    pub(super) fn new(method: Method) -> Self {
+        Self {
+            method,
+            mode: ModeLabel::None,
+            route: None,
+            began: Instant::now(),
+            recording: None,
+            reader: None,
+        }
+    }
+
     /// The pattern of the request's route.
     pub(super) fn pattern(&self) -> &str {
         let route = self.route.as_ref();
@@ -369,24 +387,6 @@ fn log_opened(session: &ServerSession, asked: &Asked, live: &Sse) {
     }
 }
 
-/// What the access log says of a request.
-pub(super) fn access<'a>(
-    session: &'a ServerSession,
-    method: &'a Method,
-    route: &'a str,
-) -> Access<'a> {
-    let request = session.req_header();
-    let client = session.client_addr();
-    Access {
-        method: method.as_str(),
-        path: request.uri.path(),
-        query: request.uri.query(),
-        route,
-        client: client.map(|address| address as _),
-        version: request.version,
-    }
-}
-
 pub(super) fn mode(command: &Command) -> ModeLabel {
     match command {
         Command::Read(read) => read_mode(read.mode),
@@ -399,72 +399,5 @@ pub(super) fn read_mode(mode: Mode) -> ModeLabel {
         Mode::CatchUp => ModeLabel::CatchUp,
         Mode::LongPoll => ModeLabel::LongPoll,
         Mode::Sse => ModeLabel::Sse,
-    }
-}
-
-/// The host that the client asks for, without its port, in lower case.
-fn host(session: &ServerSession) -> Result<String, ServeError> {
-    let request = session.req_header();
-    let Some(value) = session.get_header(header::HOST) else {
-        return match request.uri.authority() {
-            Some(authority) => Ok(authority.host().to_ascii_lowercase()),
-            None if request.version == Version::HTTP_11 => Err(ServeError::NoHost),
-            None => Ok(String::new()),
-        };
-    };
-    if value.is_empty() {
-        return Ok(String::new());
-    }
-    let authority = Authority::try_from(value.as_bytes()).ok();
-    authority
-        .filter(|_| !value.as_bytes().contains(&b'@'))
-        .map(|authority| authority.host().to_ascii_lowercase())
-        .ok_or(ServeError::InvalidHost)
-}
-
-/// The host that the client asks for, with its port.
-fn authority(session: &ServerSession) -> Option<Authority> {
-    let request = session.req_header();
-    let host = session.get_header(header::HOST);
-    let host = host.and_then(|value| Authority::try_from(value.as_bytes()).ok());
-    host.or_else(|| request.uri.authority().cloned())
-}
-
-/// The stream's URL as the client sees it.
-fn location(session: &ServerSession, route: &serve::Route) -> String {
-    let path = session.req_header().uri.path();
-    let base = base_url(session, route.config.base_url.as_deref());
-    format!("{base}{path}")
-}
-
-/// The scheme and host by which the client came, unless a setting says them; empty, if the client
-/// named no host.
-pub(super) fn base_url(session: &ServerSession, setting: Option<&str>) -> String {
-    if let Some(base) = setting {
-        return base.trim_end_matches('/').to_owned();
-    }
-    let scheme = if is_encrypted(session) {
-        "https"
-    } else {
-        "http"
-    };
-    match authority(session) {
-        Some(authority) => format!("{scheme}://{authority}"),
-        None => String::new(),
-    }
-}
-
-/// Whether the connection of a session is one of TLS.
-pub(super) fn is_encrypted(session: &ServerSession) -> bool {
-    let digest = session.digest();
-    digest.is_some_and(|digest| digest.ssl_digest.is_some())
-}
-
-/// What an upstream is told of the client.
-pub(super) fn client_facts(session: &ServerSession) -> ClientFacts {
-    let address = session.client_addr().and_then(SocketAddr::as_inet);
-    ClientFacts {
-        address: address.map(std::net::SocketAddr::ip),
-        encrypted: is_encrypted(session),
     }
 }

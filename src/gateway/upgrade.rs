@@ -4,9 +4,9 @@
 //! agrees at once, so they do not go through it.
 
 use super::body::content_length;
+use super::facts::client_facts;
 use super::forward::{Forwarder, take_apart};
 use super::respond::{self, CLIENT_LEFT};
-use super::session::client_facts;
 use crate::observe::access::{Access, Finished};
 use crate::observe::metrics::{Mode as ModeLabel, UpstreamFailure};
 use crate::recorder::Response;

@@ -1,6 +1,7 @@
 //! The Durable Streams protocol as pure rules: requests to commands, outcomes to replies, the
 //! encodings of bodies. No IO, no async, and time is an argument.
 
+pub mod browsers;
 pub mod caching;
 pub mod coding;
 pub mod cursor;

@@ -37,7 +37,6 @@ headers! {
     PRODUCER_EXPECTED_SEQ = "producer-expected-seq";
     PRODUCER_RECEIVED_SEQ = "producer-received-seq";
     CACHE_TAG = "cache-tag";
-    CROSS_ORIGIN_RESOURCE_POLICY = "cross-origin-resource-policy";
 }
 
 pub const OFFSET: &str = "offset";

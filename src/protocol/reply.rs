@@ -1,5 +1,6 @@
 //! Outcomes to replies: status and headers. Bodies are described elsewhere.
 
+use super::browsers::Browsers;
 use super::coding::coded_etag;
 use super::names;
 use super::sse::Encoding;
@@ -16,6 +17,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 pub struct Head {
     pub status: StatusCode,
     pub headers: HeaderMap,
+    /// What it says besides.
+    pub browsers: Browsers,
 }
 
 const TRUE: HeaderValue = HeaderValue::from_static("true");
@@ -29,10 +32,11 @@ const REQUEST_HEADERS: &str = "Content-Type, Authorization, If-None-Match, Strea
 
 /// Room for the headers of all replies, with those that the gateway adds.
 const HEADERS_EXPECTED: usize = 24;
-const HEADERS_FEW: usize = 12;
+/// Room for a few.
+const HEADERS_FEW: usize = 6;
 
 impl Head {
-    /// A reply with the headers that every reply has (protocol, section 12.7).
+    /// A reply; `cors` lets pages of any origin read it.
     pub fn new(status: StatusCode, cors: bool) -> Self {
         Self::with_room(status, cors, HEADERS_EXPECTED)
     }
@@ -43,27 +47,11 @@ impl Head {
     }
 
     fn with_room(status: StatusCode, cors: bool, headers: usize) -> Self {
-        let mut headers = HeaderMap::with_capacity(headers);
-        headers.insert(
-            header::X_CONTENT_TYPE_OPTIONS,
-            HeaderValue::from_static("nosniff"),
-        );
-        headers.insert(
-            names::CROSS_ORIGIN_RESOURCE_POLICY,
-            HeaderValue::from_static("cross-origin"),
-        );
-        if cors {
-            headers.insert(
-                header::ACCESS_CONTROL_ALLOW_ORIGIN,
-                HeaderValue::from_static("*"),
-            );
-            headers.insert(
-                header::ACCESS_CONTROL_EXPOSE_HEADERS,
-                // All of them: nothing here is read with credentials.
-                HeaderValue::from_static("*"),
-            );
+        Self {
+            status,
+            headers: HeaderMap::with_capacity(headers),
+            browsers: Browsers::new(cors),
         }
-        Self { status, headers }
     }
 
     /// The answer to OPTIONS: what a browser asks before it sends something unusual.
@@ -272,7 +260,7 @@ fn push_number(text: &mut String, mut number: u64) {
             break;
         }
     }
-    text.extend(digits[begin..].iter().map(|digit| char::from(*digit)));
+    text.push_str(std::str::from_utf8(&digits[begin..]).unwrap_or_default());
 }
 
 /// What follows an answer.

@@ -17,6 +17,7 @@ mod edge_subscription;
 mod large;
 mod limits;
 mod operations;
+mod plain;
 mod raw_http;
 mod refusals;
 mod retention;

@@ -1,0 +1,295 @@
+//! Plain requests: those that need no session.
+//!
+//! Most requests are appends to local streams and reads of them, and come whole with their first
+//! bytes. They are read, answered and written here, for half of what a session costs: a session is
+//! made to pass on whatever there is. A request that is not plain is left as it came, and a session
+//! begins with the same bytes: it alone answers what is unusual, ambiguous or wrong.
+
+use super::facts::access_of;
+use super::routes::{Kind, Route};
+use super::session::{Asked, Gateway, mode};
+use super::wire::Writing;
+use crate::observe::access;
+use crate::protocol::request::{self, Command, Mode, RequestError};
+use crate::serve::{self, Reply, ServeError, Target};
+use bytes::{Bytes, BytesMut};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
+use httparse::Status;
+use pingora::protocols::Stream;
+use std::mem::MaybeUninit;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use tokio::io::AsyncReadExt;
+use tokio::time::{Instant, Sleep, sleep};
+
+/// Bytes that are read at once: the head of a request, and a small body with it.
+const READ_BYTES: usize = 4096;
+/// Headers of a plain request at the most.
+const HEADERS_MAX: usize = 32;
+
+/// A request of HTTP/1.1 that came whole and asks nothing of its connection.
+struct Plain {
+    parts: Parts,
+    body: Bytes,
+    /// Bytes of the request.
+    bytes: usize,
+}
+
+/// A plain request for a stream of a route.
+struct Call<'a> {
+    request: Plain,
+    command: Result<Command, RequestError>,
+    route: &'a Arc<Route>,
+    streams: &'a serve::Route,
+}
+
+impl Gateway {
+    /// Answers the plain requests with which a connection goes on; `ahead` is what was read of it
+    /// before. Returns what was read of the first request that is not plain; `None` when the
+    /// connection has ended.
+    pub(super) async fn serve_plain(
+        &self,
+        stream: &mut Stream,
+        mut ahead: BytesMut,
+    ) -> Option<BytesMut> {
+        let mut draining = pin!(self.server.draining.cancelled());
+        let mut idle = pin!(sleep(self.keeping.idle_timeout));
+        loop {
+            if ahead.is_empty() {
+                ahead.reserve(READ_BYTES);
+                let read = stream.read_buf(&mut ahead);
+                tokio::select! {
+                    biased;
+                    read = read => read.ok().filter(|bytes| *bytes > 0)?,
+                    () = self.idle(idle.as_mut()) => return None,
+                    () = &mut draining => return None,
+                };
+            }
+            let read = ahead.split().freeze();
+            let Some(call) = self.call(&read) else {
+                drop(ahead);
+                return Some(read.into());
+            };
+            let rest = read.slice(call.request.bytes..);
+            drop(read);
+            // Boxed: what waits is mostly idle.
+            if !Box::pin(self.answer_plain(stream, call)).await {
+                return None;
+            }
+            ahead.extend_from_slice(&rest);
+        }
+    }
+
+    /// Returns when a connection has been idle from now on for as long as it may. The timer is one
+    /// that was set before, for an earlier wait: to set it for each request would cost more.
+    async fn idle(&self, mut timer: Pin<&mut Sleep>) {
+        let until = Instant::now() + self.keeping.idle_timeout;
+        loop {
+            timer.as_mut().await;
+            if Instant::now() >= until {
+                return;
+            }
+            timer.as_mut().reset(until);
+        }
+    }
+
+    /// The plain request that these bytes begin with, if they do and it waits for nothing.
+    fn call(&self, read: &Bytes) -> Option<Call<'_>> {
+        let request = Plain::parse(read)?;
+        let parts = &request.parts;
+        let target_bytes = parts.uri.path_and_query()?.as_str().len();
+        let route = self.find_route(parts, target_bytes).ok()?;
+        let Kind::Streams(streams) = &route.kind else {
+            return None;
+        };
+        let command = request::parse(&parts.method, parts.uri.query(), &parts.headers);
+        let waits = matches!(&command, Ok(Command::Read(read)) if read.mode != Mode::CatchUp);
+        let too_large = request.body.len() as u64 > self.bodies.bytes_max();
+        (!waits && !too_large).then_some(Call {
+            request,
+            command,
+            route,
+            streams,
+        })
+    }
+
+    /// Answers a request. False if the connection ends with it.
+    async fn answer_plain(&self, stream: &mut Stream, call: Call<'_>) -> bool {
+        let Plain { parts, body, .. } = call.request;
+        let route = call.route;
+        let mut asked = Asked::new(parts.method.clone());
+        asked.route = Some(route.clone());
+        let _in_flight = route.metrics.enter();
+        let served = async {
+            let namespace = &call.streams.config.namespace;
+            let path = route.stream_path(namespace, parts.uri.path())?;
+            let command = call.command?;
+            asked.mode = mode(&command);
+            let target = Target {
+                route: call.streams,
+                path,
+                location: None,
+                resolve: &|_| None,
+            };
+            self.server.serve(&target, command, body).await
+        };
+        let served: Result<Reply, ServeError> = served.await;
+        let reply = served.unwrap_or_else(|error| self.refuse(error, Some(route)));
+        let goes_on = !self.server.draining.is_cancelled();
+        let writing = Writing {
+            head_only: parts.method == Method::HEAD,
+            goes_on,
+            write_timeout: self.write_timeout,
+        };
+        let sent = writing.write(stream, reply).await;
+        let socket = access::enabled().then(|| stream.get_socket_digest());
+        let client = socket
+            .iter()
+            .flatten()
+            .find_map(|socket| socket.peer_addr());
+        let access = access_of(&parts, client, &parts.method, asked.pattern());
+        self.finished(&access, &asked, &sent);
+        goes_on && sent.broken.is_none()
+    }
+}
+
+impl Plain {
+    /// Reads the request that these bytes begin with; `None` if it is not plain.
+    fn parse(read: &Bytes) -> Option<Self> {
+        let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+        let mut request = httparse::Request::new(&mut []);
+        let parsed = request.parse_with_uninit_headers(read, &mut headers);
+        let (Ok(Status::Complete(head_bytes)), Some(1)) = (parsed, request.version) else {
+            return None;
+        };
+        let method = match request.method? {
+            "GET" => Method::GET,
+            "POST" => Method::POST,
+            "HEAD" => Method::HEAD,
+            _ => return None,
+        };
+        // A read that waits is not plain, and not worth more.
+        let target = request
+            .path
+            .filter(|target| target.starts_with('/') && !target.contains("live="))?;
+        let target = PathAndQuery::from_maybe_shared(read.slice_ref(target.as_bytes())).ok()?;
+        let (headers, body_bytes) = fields(read, request.headers)?;
+        let bytes = head_bytes.checked_add(body_bytes)?;
+        if bytes > read.len() {
+            return None;
+        }
+        let (mut parts, ()) = Request::new(()).into_parts();
+        parts.method = method;
+        parts.uri = Uri::from(target);
+        parts.headers = headers;
+        let body = read.slice(head_bytes..bytes);
+        Some(Self { parts, body, bytes })
+    }
+}
+
+/// The headers of a plain request, and how long its body is; `None` if they ask anything of the
+/// connection, or leave in doubt who is asked or where the request ends.
+fn fields(read: &Bytes, fields: &[httparse::Header<'_>]) -> Option<(HeaderMap, usize)> {
+    let mut headers = HeaderMap::with_capacity(fields.len());
+    let mut body_bytes = None;
+    for field in fields {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+        let value = HeaderValue::from_maybe_shared(read.slice_ref(field.value)).ok()?;
+        match name {
+            header::HOST if headers.contains_key(header::HOST) => return None,
+            header::HOST if field.value.contains(&b'@') => return None,
+            header::CONTENT_LENGTH if body_bytes.is_some() => return None,
+            header::CONTENT_LENGTH => body_bytes = Some(length(field.value)?),
+            header::CONNECTION if field.value.eq_ignore_ascii_case(b"keep-alive") => {}
+            header::CONNECTION | header::TRANSFER_ENCODING | header::UPGRADE | header::EXPECT => {
+                return None;
+            }
+            _ => {}
+        }
+        headers.append(name, value);
+    }
+    headers
+        .contains_key(header::HOST)
+        .then_some((headers, body_bytes.unwrap_or(0)))
+}
+
+/// Digits alone, and not many: a plain request is small.
+fn length(digits: &[u8]) -> Option<usize> {
+    let plain = (1..=9).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
+    plain.then(|| {
+        let push = |length, digit: &u8| length * 10 + usize::from(digit - b'0');
+        digits.iter().fold(0, push)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Option<Plain> {
+        Plain::parse(&Bytes::copy_from_slice(text.as_bytes()))
+    }
+
+    #[test]
+    fn a_plain_request_is_read_and_what_follows_is_left() {
+        let post =
+            "POST /a%20b?c=d HTTP/1.1\r\nHost: x:1\r\nA: 1\r\na: 2\r\ncontent-length: 3\r\n\r\nabc";
+        let plain = parse(&format!("{post}GET / HTTP/1.1\r\n")).unwrap();
+        assert_eq!(plain.bytes, post.len());
+        assert_eq!(plain.body, "abc");
+        assert_eq!(plain.parts.method, Method::POST);
+        assert_eq!(plain.parts.uri, "/a%20b?c=d");
+        assert_eq!(plain.parts.headers["host"], "x:1");
+        assert!(plain.parts.headers.get_all("a").iter().eq(["1", "2"]));
+        let get = "GET / HTTP/1.1\r\nconnection: Keep-Alive\r\nhost:\r\n\r\n";
+        let plain = parse(get).unwrap();
+        assert_eq!((plain.bytes, plain.body.len()), (get.len(), 0));
+    }
+
+    #[test]
+    fn what_is_unusual_is_not_plain() {
+        let usual = "host: x\r\n";
+        for (line, fields) in [
+            ("GET / HTTP/1.0", usual),
+            ("PUT / HTTP/1.1", usual),
+            ("get / HTTP/1.1", usual),
+            ("GET http://x/ HTTP/1.1", usual),
+            ("GET * HTTP/1.1", usual),
+            ("GET /?offset=-1&live=sse HTTP/1.1", usual),
+            ("GET /\\ HTTP/1.1 ", usual),
+            ("GET / HTTP/1.1", ""),
+            ("GET / HTTP/1.1", "host: x\r\nhost: x\r\n"),
+            ("GET / HTTP/1.1", "host: u@x\r\n"),
+            ("GET / HTTP/1.1", "host: x\r\nconnection: close\r\n"),
+            ("GET / HTTP/1.1", "host: x\r\nconnection: keep-alive, a\r\n"),
+            ("GET / HTTP/1.1", "host: x\r\nupgrade: websocket\r\n"),
+            ("GET / HTTP/1.1", "host: x\r\na : b\r\n"),
+            ("GET / HTTP/1.1", "host: x\r\na: b\r\n c\r\n"),
+            ("POST / HTTP/1.1", "host: x\r\nexpect: 100-continue\r\n"),
+            (
+                "POST / HTTP/1.1",
+                "host: x\r\ntransfer-encoding: chunked\r\n",
+            ),
+            ("POST / HTTP/1.1", "host: x\r\ncontent-length: 1\r\n"),
+            ("POST / HTTP/1.1", "host: x\r\ncontent-length: +0\r\n"),
+            ("POST / HTTP/1.1", "host: x\r\ncontent-length:\r\n"),
+            ("POST / HTTP/1.1", "host: x\r\ncontent-length: 0, 0\r\n"),
+            (
+                "POST / HTTP/1.1",
+                "host: x\r\ncontent-length: 18446744073709551616\r\n",
+            ),
+            (
+                "POST / HTTP/1.1",
+                "host: x\r\ncontent-length: 0\r\ncontent-length: 0\r\n",
+            ),
+        ] {
+            let text = format!("{line}\r\n{fields}\r\n");
+            assert!(parse(&text).is_none(), "{text:?}");
+        }
+        let many = "a: b\r\n".repeat(HEADERS_MAX);
+        assert!(parse(&format!("GET / HTTP/1.1\r\nhost: x\r\n{many}\r\n")).is_none());
+        assert!(parse("GET / HTTP/1.1\r\nhost: x\r\n").is_none());
+    }
+}

@@ -1,0 +1,160 @@
+//! Answers as they go over a connection of HTTP/1.1 that has no session.
+
+use super::respond::{self, Sent};
+use crate::protocol::reply::Head;
+use crate::serve::{Body, Reply};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::header;
+use pingora::protocols::Stream;
+use pingora::protocols::http::date::get_cached_date;
+use pingora::{Error, ErrorType};
+use std::io::{self, Write};
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
+
+/// What is at most this long is copied next to what goes before it, so that both are one write, over
+/// TLS too.
+const COPIED_BYTES_MAX: usize = 4096;
+/// Room for a head, so that it need not grow.
+const HEAD_BYTES: usize = 512;
+/// The last chunk of a body.
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// How an answer is written.
+pub(super) struct Writing {
+    /// Whether its head is all that is asked for.
+    pub(super) head_only: bool,
+    /// Whether another request may follow.
+    pub(super) goes_on: bool,
+    /// The longest wait for the client to take something.
+    pub(super) write_timeout: Duration,
+}
+
+impl Writing {
+    /// Writes an answer whose body does not wait for anything.
+    pub(super) async fn write(&self, stream: &mut Stream, reply: Reply) -> Sent {
+        let mut sent = Sent::new(reply.head.status);
+        if let Err(error) = self.write_reply(stream, reply, &mut sent).await {
+            let error = Error::because(ErrorType::WriteError, "answering", error);
+            sent.broken = Some(error.into_down());
+        }
+        sent
+    }
+
+    async fn write_reply(
+        &self,
+        stream: &mut Stream,
+        reply: Reply,
+        sent: &mut Sent,
+    ) -> io::Result<()> {
+        let Reply { head, body } = reply;
+        let length = respond::length(&body);
+        let mut text = Vec::with_capacity(match &body {
+            Body::Full(bytes) if bytes.len() <= COPIED_BYTES_MAX => HEAD_BYTES + bytes.len(),
+            _ => HEAD_BYTES,
+        });
+        self.put_head(&mut text, &head, length);
+        match body {
+            _ if self.head_only => self.send(stream, &text[..]).await,
+            Body::Empty => self.send(stream, &text[..]).await,
+            Body::Full(bytes) => {
+                sent.bytes = bytes.len() as u64;
+                if bytes.len() <= COPIED_BYTES_MAX {
+                    text.extend_from_slice(&bytes);
+                    self.send(stream, &text[..]).await
+                } else {
+                    self.send(stream, Buf::chain(&text[..], bytes)).await
+                }
+            }
+            Body::Pieces(mut pieces) => {
+                self.in_time(stream.write_all(&text)).await?;
+                while let Some(piece) = pieces.next().await.map_err(|error| {
+                    tracing::warn!(%error, "an answer broke off");
+                    io::Error::other(error)
+                })? {
+                    sent.bytes += piece.len() as u64;
+                    match length {
+                        Some(_) => self.send(stream, piece).await?,
+                        None => self.in_time(write_chunk(stream, &piece)).await?,
+                    }
+                }
+                match length {
+                    Some(_) => Ok(()),
+                    None => self.in_time(write_last_chunk(stream)).await,
+                }
+            }
+            Body::Passed(_) | Body::Live(_) => Err(io::Error::other("the body waits")),
+        }
+    }
+
+    async fn send(&self, stream: &mut Stream, mut bytes: impl Buf) -> io::Result<()> {
+        let send = async {
+            stream.write_all_buf(&mut bytes).await?;
+            stream.flush().await
+        };
+        self.in_time(send).await
+    }
+
+    async fn in_time(&self, write: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+        timeout(self.write_timeout, write).await?
+    }
+
+    fn put_head(&self, text: &mut Vec<u8>, head: &Head, length: Option<u64>) {
+        text.extend_from_slice(b"HTTP/1.1 ");
+        text.extend_from_slice(head.status.as_str().as_bytes());
+        text.push(b' ');
+        let reason = head.status.canonical_reason().unwrap_or_default();
+        text.extend_from_slice(reason.as_bytes());
+        text.extend_from_slice(b"\r\n");
+        text.extend_from_slice(head.browsers.lines().as_bytes());
+        for (name, value) in &head.headers {
+            put_field(text, name.as_str(), value.as_bytes());
+        }
+        match length {
+            _ if respond::is_bodiless(head.status) => {}
+            Some(length) => {
+                let _ = write!(text, "{}: {length}\r\n", header::CONTENT_LENGTH);
+            }
+            None => put_field(text, header::TRANSFER_ENCODING.as_str(), b"chunked"),
+        }
+        put_field(text, header::DATE.as_str(), get_cached_date().as_bytes());
+        let connection: &[u8] = if self.goes_on {
+            b"keep-alive"
+        } else {
+            b"close"
+        };
+        put_field(text, header::CONNECTION.as_str(), connection);
+        text.extend_from_slice(b"\r\n");
+    }
+}
+
+fn put_field(text: &mut Vec<u8>, name: &str, value: &[u8]) {
+    text.extend_from_slice(name.as_bytes());
+    text.extend_from_slice(b": ");
+    text.extend_from_slice(value);
+    text.extend_from_slice(b"\r\n");
+}
+
+/// Writes one chunk of a body.
+pub(super) async fn write_chunk(stream: &mut Stream, bytes: &Bytes) -> io::Result<()> {
+    let size = format!("{:x}\r\n", bytes.len());
+    if bytes.len() <= COPIED_BYTES_MAX {
+        let mut chunk = BytesMut::with_capacity(size.len() + bytes.len() + 2);
+        chunk.put_slice(size.as_bytes());
+        chunk.put_slice(bytes);
+        chunk.put_slice(b"\r\n");
+        stream.write_all(&chunk).await?;
+    } else {
+        let framed = Buf::chain(size.as_bytes(), &bytes[..]);
+        let mut chunk = Buf::chain(framed, &b"\r\n"[..]);
+        stream.write_all_buf(&mut chunk).await?;
+    }
+    stream.flush().await
+}
+
+/// Writes the end of a body that was written in chunks.
+pub(super) async fn write_last_chunk(stream: &mut Stream) -> io::Result<()> {
+    stream.write_all(LAST_CHUNK).await?;
+    stream.flush().await
+}
