@@ -34,6 +34,17 @@ pub(super) struct Key {
     pub(super) coding: Option<Coding>,
 }
 
+impl Key {
+    /// The body as it is stored, of an answer from `at` on.
+    pub(super) fn uncoded(view: &View, at: Position) -> Self {
+        Self {
+            id: view.meta.id,
+            at,
+            coding: None,
+        }
+    }
+}
+
 /// A whole body, and the answer that it belongs to.
 #[derive(Debug)]
 pub(super) struct Kept {

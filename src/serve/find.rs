@@ -62,11 +62,7 @@ impl Server {
             Look::Known(answer) => return Ok(Found::of_log(answer)),
             Look::Stored(view) => view,
         };
-        let key = Key {
-            id: view.meta.id,
-            at,
-            coding: None,
-        };
+        let key = Key::uncoded(&view, at);
         if let Some(found) = self.find_compressed(&view, key, wanted) {
             return Ok(found);
         }
@@ -110,11 +106,7 @@ impl Server {
             Look::Known(answer) => return Ok(Found::of_log(answer)),
             Look::Stored(view) => view,
         };
-        let key = Key {
-            id: view.meta.id,
-            at,
-            coding: None,
-        };
+        let key = Key::uncoded(&view, at);
         if kept.id() != key.id {
             return self.make(stream, view, at).await;
         }
