@@ -18,14 +18,19 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
 use httparse::Status;
 use pingora::protocols::Stream;
+use std::future::poll_fn;
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, Sleep, sleep};
 
 /// Bytes that are read at once: the head of a request, and a small body with it.
 const READ_BYTES: usize = 4096;
+/// Bytes of a plain request at the most, with what follows it. They do not count against what all
+/// bodies may take.
+const PLAIN_BYTES_MAX: usize = 16 * 1024;
 /// Headers of a plain request at the most.
 const HEADERS_MAX: usize = 32;
 
@@ -58,11 +63,9 @@ impl Gateway {
         let mut idle = pin!(sleep(self.keeping.idle_timeout));
         loop {
             if ahead.is_empty() {
-                ahead.reserve(READ_BYTES);
-                let read = stream.read_buf(&mut ahead);
                 tokio::select! {
                     biased;
-                    read = read => read.ok().filter(|bytes| *bytes > 0)?,
+                    read = read_ahead(stream, &mut ahead) => read?,
                     () = self.idle(idle.as_mut()) => return None,
                     () = &mut draining => return None,
                 };
@@ -153,6 +156,21 @@ impl Gateway {
         self.finished(&access, &asked, &sent);
         goes_on && sent.broken.is_none()
     }
+}
+
+/// Waits for a request, and takes what of it is there. `None` when none will come.
+async fn read_ahead(stream: &mut Stream, ahead: &mut BytesMut) -> Option<()> {
+    ahead.reserve(READ_BYTES);
+    let read = stream.read_buf(ahead).await;
+    read.ok().filter(|bytes| *bytes > 0)?;
+    if ahead.len() >= READ_BYTES {
+        // A longer one has room only from here on: those who wait hold little.
+        ahead.reserve(PLAIN_BYTES_MAX - READ_BYTES);
+        let mut rest = pin!(stream.read_buf(ahead));
+        // What has not come, or has failed, is for a session to wait for, or to meet again.
+        poll_fn(|context| Poll::Ready(rest.as_mut().poll(context).is_ready())).await;
+    }
+    Some(())
 }
 
 impl Plain {

@@ -104,13 +104,13 @@ fn plain_and_other_requests_follow_each_other_on_a_connection() {
     let mut bytes = Vec::new();
     for n in 0..50 {
         let other = if n % 3 == 0 { "connection: te\r\n" } else { "" };
-        let body = format!("{n}:{}\n", "x".repeat(n * 40));
+        let body = format!("{n}:{}\n", "x".repeat(n * 400));
         let head = format!("POST {target} HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/plain");
         let length = body.len();
         bytes.extend(format!("{head}\r\n{other}content-length: {length}\r\n\r\n{body}").bytes());
     }
     // In pieces that end anywhere in a request.
-    for piece in bytes.chunks(1777) {
+    for piece in bytes.chunks(17_777) {
         connection.send(piece).unwrap();
     }
     for _ in 0..50 {
