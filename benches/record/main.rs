@@ -75,6 +75,7 @@ fn main() -> io::Result<()> {
     } else {
         args.only.clone()
     };
+    let pause = Duration::from_secs(1) / args.rate as u32;
     let mut report = Report::default();
     for &streams in &args.streams {
         for round in 0..args.rounds {
@@ -89,13 +90,15 @@ fn main() -> io::Result<()> {
                 let measured = runtime.block_on(measure(&way, &load))?;
                 report.add(streams, kind, round, measured);
             }
+            // In each round, because a disk that others use is not as quick at all times.
+            let write = DurableWrite {
+                file: durable::to_a_file(&args.scratch, pause)?,
+                log: runtime.block_on(durable::to_the_log(&args.scratch, pause))?,
+            };
+            report.add_write(streams, write);
         }
     }
-    let pause = Duration::from_secs(1) / args.rate as u32;
-    report.print(&DurableWrite {
-        file: durable::to_a_file(&args.scratch, pause)?,
-        log: runtime.block_on(durable::to_the_log(&args.scratch, pause))?,
-    });
+    report.print();
     Ok(())
 }
 
