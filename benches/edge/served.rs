@@ -4,7 +4,6 @@ use crate::process::Usage;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -44,7 +43,8 @@ impl Served {
     }
 
     /// nginx before an upstream, with so many workers, these settings of `http` and of the
-    /// only location. Paths in them are below its directory.
+    /// only location. Paths in them are below its directory, which its workers must reach: where
+    /// root starts it, they stay root.
     pub(crate) fn nginx(
         scratch: &Path,
         upstream: SocketAddr,
@@ -56,7 +56,7 @@ impl Served {
         let address = free_address()?;
         let dir = tempdir.path();
         let text = format!(
-            "daemon off; worker_processes {workers}; error_log stderr warn; pid pid;
+            "daemon off; user root; worker_processes {workers}; error_log stderr warn; pid pid;
             events {{ worker_connections 8192; }}
             http {{
                 access_log off; keepalive_requests 1000000000;
@@ -76,8 +76,6 @@ impl Served {
                 }}
             }}"
         );
-        // Its workers may be another user.
-        fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
         let config = dir.join("nginx.conf");
         fs::write(&config, text)?;
         let mut command = Command::new("nginx");
