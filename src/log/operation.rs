@@ -76,9 +76,9 @@ impl Operation {
     }
 }
 
-/// Appends that become durable together are joined up to this size: beyond it a value would lie in a
-/// file of its own.
-const JOINED_BYTES_MAX: usize = 16 * 1024 - 1;
+/// Appends that become durable together are joined up to this size: joining copies them, and larger
+/// records are read no faster.
+const JOINED_BYTES_MAX: usize = 16 * 1024;
 
 /// All that a batch changes. What it appends to one stream is joined to few records, and of a
 /// stream's states only the last one is written.

@@ -1,4 +1,4 @@
-//! Packing: the records of a sealed segment become one value.
+//! Packing: the records of a sealed segment become one value, where they are small.
 //!
 //! What readers get does not change by it.
 
@@ -8,8 +8,14 @@ use super::purge::remove_range;
 use super::{ReadError, segment};
 use crate::types::{Position, StreamId};
 use bytes::Bytes;
+use std::ops::ControlFlow;
 
-/// The changes that pack one segment; none if it is packed already, or its stream purged.
+/// Records that are this large in the mean stay: reading them takes no longer than reading one
+/// value, and packing would write all of it once more.
+pub(super) const RECORD_BYTES_LARGE: u64 = 4 * 1024;
+
+/// The changes that pack one segment; only its end as work, if its records are large, if it is
+/// packed already, or its stream purged.
 pub(super) fn pack(
     kv: &dyn Kv,
     id: StreamId,
@@ -24,7 +30,7 @@ pub(super) fn pack(
         Some(value) => SegmentHeader::read(&value)?,
         None => return Ok(writes),
     };
-    if header.packed {
+    if header.packed || has_large_records(kv, id, start, end)? {
         return Ok(writes);
     }
     let run = segment::read(kv, id, start)?.run;
@@ -38,4 +44,24 @@ pub(super) fn pack(
     let end = Bytes::copy_from_slice(&position_key(id, end));
     remove_range(kv, &mut writes, Table::Records, &key, &end)?;
     Ok(writes)
+}
+
+/// Whether a range has so few records that they are large.
+fn has_large_records(
+    kv: &dyn Kv,
+    id: StreamId,
+    start: Position,
+    end: Position,
+) -> Result<bool, ReadError> {
+    let (first, last) = (position_key(id, start), position_key(id, end));
+    let records_max = (end - start) / RECORD_BYTES_LARGE;
+    let mut records = 0;
+    kv.scan(Table::Records, &first, &last, &mut |_, _| {
+        records += 1;
+        if records > records_max {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(records <= records_max)
 }

@@ -9,6 +9,8 @@ use std::ops::ControlFlow;
 
 /// Entries that are removed one by one; more are removed as a range.
 const SINGLE_REMOVALS_MAX: usize = 512;
+/// Bytes of values that are read only to remove them.
+const READ_BYTES_MAX: usize = 1024 * 1024;
 
 /// The changes that remove all data of a stream, and about how many bytes it has.
 pub(super) fn purge(kv: &dyn Kv, id: StreamId) -> Result<(Vec<Write>, u64), ReadError> {
@@ -38,17 +40,20 @@ pub(super) fn remove_range(
     from: &Bytes,
     to: &Bytes,
 ) -> Result<u64, ReadError> {
-    let (mut keys, mut bytes) = (Vec::new(), 0);
+    let (mut keys, mut bytes, mut read_bytes) = (Vec::new(), 0, 0);
+    let mut many = false;
     kv.scan(table, from, to, &mut |key, value| {
         bytes += data_bytes(table, key, value);
+        read_bytes += value.len();
         keys.push(Bytes::copy_from_slice(key));
-        if keys.len() > SINGLE_REMOVALS_MAX {
+        many = keys.len() > SINGLE_REMOVALS_MAX || read_bytes > READ_BYTES_MAX;
+        if many {
             return ControlFlow::Break(());
         }
         ControlFlow::Continue(())
     })?;
     let mut remove = |table| {
-        if keys.len() > SINGLE_REMOVALS_MAX {
+        if many {
             writes.push(Write::DeleteRange(table, from.clone(), to.clone()));
         } else {
             writes.extend(keys.iter().map(|key| Write::Delete(table, key.clone())));

@@ -10,8 +10,11 @@ use rocksdb::{
 };
 use std::path::Path;
 
-/// Values from this size on lie in blob files, so that compaction does not copy them about.
-const BLOB_BYTES_MIN: u64 = 16 * 1024;
+/// Records from this size on lie in blob files, so that compaction does not copy them about: most of
+/// them are never packed.
+const RECORD_BLOB_BYTES_MIN: u64 = 4 * 1024;
+/// The same of packed segments.
+const PACKED_BLOB_BYTES_MIN: u64 = 16 * 1024;
 const BLOB_FILE_BYTES: u64 = 128 * 1024 * 1024;
 const BLOCK_BYTES: usize = 16 * 1024;
 const BLOOM_BITS: f64 = 10.0;
@@ -161,7 +164,10 @@ fn table_options(table: Table, config: &LogConfig, cache: &Cache) -> Options {
     }
     if matches!(table, Table::Records | Table::Packed) {
         options.set_enable_blob_files(true);
-        options.set_min_blob_size(BLOB_BYTES_MIN);
+        options.set_min_blob_size(match table {
+            Table::Records => RECORD_BLOB_BYTES_MIN,
+            _ => PACKED_BLOB_BYTES_MIN,
+        });
         options.set_blob_file_size(BLOB_FILE_BYTES);
         options.set_blob_compression_type(DBCompressionType::Lz4);
         // Without collection a blob is never copied; its file goes when nothing in it is alive.

@@ -5,7 +5,7 @@
 
 use super::committer::{CommitError, Writer, acknowledged};
 use super::keys::Pending;
-use super::kv::{Kv, Table, Write};
+use super::kv::{Kv, KvError, Table, Write};
 use super::operation::Operation;
 use super::{Log, ReadError, pack, purge};
 use crate::types::StreamId;
@@ -18,8 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 /// Pieces of work that become one batch.
 const BATCH_MAX: usize = 128;
-/// Bytes of segments that become one batch.
-const BATCH_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// What becomes one write, if it is more than one segment: appends wait for it.
+const WRITE_BYTES_MAX: usize = 256 * 1024;
+/// Bytes that a key takes as much time as.
+const KEY_BYTES: usize = 256;
 /// Removed bytes after which the disk space is claimed back.
 const COMPACT_BYTES: u64 = 64 * 1024 * 1024;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -134,8 +136,8 @@ impl Log {
                 *source = None;
             }
         }
-        for ack in acks {
-            acknowledged(ack).await?;
+        for mut ack in acks {
+            acknowledged(&mut ack).await?;
         }
         refused.map_or(Ok(()), Err)
     }
@@ -204,25 +206,28 @@ fn write_work(
     let mut bytes = 0;
     for (id, start, end) in packs {
         writes.extend(pack::pack(kv, *id, *start, *end)?);
-        if size_of_writes(&writes) > BATCH_BYTES_MAX {
-            writer.write(&std::mem::take(&mut writes))?;
-        }
+        write_much(writer, &mut writes)?;
     }
     for id in purges {
         let (removals, purged) = purge::purge(kv, *id)?;
         writes.extend(removals);
         bytes += purged;
+        write_much(writer, &mut writes)?;
     }
     writer.write(&writes)?;
     Ok(bytes)
 }
 
-fn size_of_writes(writes: &[Write]) -> usize {
-    let size = |write: &Write| match write {
-        Write::Put(_, key, value) => key.len() + value.len(),
-        Write::Delete(..) | Write::DeleteRange(..) => 0,
+/// Writes what has been gathered, once it is much.
+fn write_much(writer: &Writer, writes: &mut Vec<Write>) -> Result<(), KvError> {
+    let cost = |write: &Write| match write {
+        Write::Put(_, _, value) => KEY_BYTES + value.len(),
+        Write::Delete(..) | Write::DeleteRange(..) => KEY_BYTES,
     };
-    writes.iter().map(size).sum()
+    if writes.iter().map(cost).sum::<usize>() < WRITE_BYTES_MAX {
+        return Ok(());
+    }
+    writer.write(&std::mem::take(writes))
 }
 
 /// What was removed since disk space was last claimed back.

@@ -67,7 +67,7 @@ pub struct Metrics {
     pub open_streams: IntGauge,
     /// Bytes of recent records that are kept in memory.
     pub hot_tail_bytes: IntGauge,
-    /// Segments packed from records.
+    /// Segments packed from records, or found to lie well as they are.
     pub packed_segments: IntCounter,
     /// Deleted or expired streams whose data was removed from the disk.
     pub purged_streams: IntCounter,
@@ -133,7 +133,7 @@ impl Metrics {
             ),
             packed_segments: r.counter(
                 "headwater_packed_segments_total",
-                "Segments packed from records.",
+                "Segments packed from records, or found to lie well as they are.",
             ),
             purged_streams: r.counter(
                 "headwater_purged_streams_total",

@@ -55,8 +55,8 @@ async fn packed_segments_are_read_once_for_many_answers_and_not_for_their_purge(
     };
     let mut world = World::over(&store, config);
     world.create(&stream(0)).await;
-    for _ in 0..4 {
-        world.append(&append(0, &noise(1 << 18))).await;
+    for _ in 0..1 << 10 {
+        world.append(&append(0, &noise(1 << 10))).await;
     }
     world.append(&append(0, b"more")).await;
     world.work().await;
@@ -98,6 +98,38 @@ async fn segments_of_many_records_are_packed_and_purged() {
         for path in [0, 2] {
             assert_eq!(world.read_all(path).await.unwrap().len(), APPENDS);
         }
+    }
+}
+
+/// Large records lie as well as they would packed: they are not written again.
+#[tokio::test]
+async fn large_records_stay_until_their_stream_goes() {
+    for disk in [Disk::Memory(MemoryStore::new()), Disk::rocks()] {
+        let config = LogConfig {
+            segment_bytes: 64 * 1024,
+            ..without_syncs()
+        };
+        let mut world = World::open(disk, config);
+        for path in 0..2 {
+            world.create(&stream(path)).await;
+            for _ in 0..20 {
+                world.append(&append(path, &noise(8 * 1024))).await;
+            }
+        }
+        world.append(&append(1, b"small")).await;
+        world.append(&close(1)).await;
+        world.work().await;
+        audit_at_rest(world.store());
+        assert_eq!(keys(world.store(), Table::Packed), 0);
+        assert_eq!(keys(world.store(), Table::Segments), 5);
+        world.restart();
+        assert_eq!(world.read_all(0).await.unwrap().len(), 20);
+        assert_eq!(world.read_all(1).await.unwrap().len(), 21);
+        world.delete(1).await;
+        world.work().await;
+        audit_at_rest(world.store());
+        assert_eq!(keys(world.store(), Table::Records), 20);
+        assert_eq!(keys(world.store(), Table::Segments), 2);
     }
 }
 
