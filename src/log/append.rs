@@ -13,6 +13,7 @@ use crate::hub::Run;
 use crate::types::{Position, ProducerStamp, StreamEnd, StreamId, StreamMeta, UnixMs};
 use bytes::Bytes;
 use std::sync::Arc;
+use std::time::Instant;
 use thiserror::Error;
 
 /// A durable append.
@@ -28,6 +29,13 @@ pub struct Appended {
     pub producer_seq: Option<u64>,
     /// The same request was accepted before: nothing was added.
     pub duplicate: bool,
+}
+
+/// An append that waits for its turn in the log: it becomes durable by itself.
+pub struct Queued {
+    appended: Appended,
+    /// `None` once it is durable.
+    ack: Option<Ack>,
 }
 
 /// Why nothing was appended.
@@ -52,6 +60,19 @@ impl Log {
         request: &AppendRequest<'_>,
         frames: Option<Bytes>,
     ) -> Result<Appended, AppendError> {
+        let mut queued = self.queue(stream, request, frames).await?;
+        queued.durable().await?;
+        Ok(queued.appended)
+    }
+
+    /// The same for those who need not wait until it is durable: returns when it is accepted, and
+    /// may not be shown to anybody yet.
+    pub async fn queue(
+        &self,
+        stream: &Arc<Stream>,
+        request: &AppendRequest<'_>,
+        frames: Option<Bytes>,
+    ) -> Result<Queued, AppendError> {
         let room = self.committer.admit(request.frame_bytes).await?;
         if let Some(stamp) = request.producer {
             self.load_producer(stream, &stamp.id).await?;
@@ -61,12 +82,13 @@ impl Log {
                 if let Some(turn) = turn {
                     turn.commit();
                 }
-                acknowledged(ack).await?;
-                Ok(appended)
+                let ack = Some(ack);
+                Ok(Queued { appended, ack })
             }
             Sequencing::Decided(ticket, outcome) => {
                 self.committer.settled(ticket).await?;
-                outcome
+                let ack = None;
+                outcome.map(|appended| Queued { appended, ack })
             }
         }
     }
@@ -167,6 +189,19 @@ impl Log {
                 sequenced.producers.insert(producer.clone(), known);
             }
         }
+    }
+}
+
+impl Queued {
+    /// Waits until the append is durable. Returns when it became so, if that was waited for. Nothing
+    /// is lost when the future is dropped.
+    pub async fn durable(&mut self) -> Result<Option<Instant>, AppendError> {
+        let Some(ack) = &mut self.ack else {
+            return Ok(None);
+        };
+        let at = acknowledged(ack).await?;
+        self.ack = None;
+        Ok(Some(at))
     }
 }
 

@@ -2,9 +2,10 @@
 //!
 //! One thread does that, one batch after the other: what comes while it writes and syncs gathers to
 //! the next batch, so that batches, and with them syncs, are few and large. Where nothing else goes
-//! on, who appends takes the turn of the thread: waking it takes as long as a small write. An operation is acknowledged, and visible to readers, only after the sync that covers it.
-//! A failed write or sync ends all writing until a restart: a sync that is tried again may report
-//! success for data that was lost.
+//! on, who appends takes the turn of the thread: waking it takes as long as a small write. An
+//! operation is acknowledged, and visible to readers, only after the sync that covers it. A failed
+//! write or sync ends all writing until a restart: a sync that is tried again may report success for
+//! data that was lost.
 
 use super::keys::Pending;
 use super::kv::{Kv, KvError, Write};
@@ -45,13 +46,13 @@ pub(super) struct Room(
     #[expect(dead_code, reason = "held for its drop")] [OwnedSemaphorePermit; 2],
 );
 
-/// Resolves when the operation is durable.
-pub(super) type Ack = oneshot::Receiver<Result<(), CommitError>>;
+/// Resolves when the operation is durable, to when it became so.
+pub(super) type Ack = oneshot::Receiver<Result<Instant, CommitError>>;
 
 struct Queued {
     ticket: u64,
     operation: Operation,
-    ack: oneshot::Sender<Result<(), CommitError>>,
+    ack: oneshot::Sender<Result<Instant, CommitError>>,
     room: Option<Room>,
 }
 
@@ -223,7 +224,8 @@ impl Committer {
             return Ok(());
         }
         let barrier = Operation::of_writes(Vec::new());
-        acknowledged(self.push(barrier, None).1).await
+        acknowledged(&mut self.push(barrier, None).1).await?;
+        Ok(())
     }
 
     /// Writes what nobody waits for, beside the queue.
@@ -277,8 +279,9 @@ impl Writer {
     }
 }
 
-/// Waits for an acknowledgement; a committer that is gone gives none.
-pub(super) async fn acknowledged(ack: Ack) -> Result<(), CommitError> {
+/// Waits for an acknowledgement; a committer that is gone gives none. Returns when the operation
+/// became durable.
+pub(super) async fn acknowledged(ack: &mut Ack) -> Result<Instant, CommitError> {
     ack.await.unwrap_or(Err(CommitError::Stopped))
 }
 
@@ -377,6 +380,7 @@ impl Shared {
     }
 
     fn publish(&self, batch: Vec<Queued>) {
+        let now = Instant::now();
         let last = batch.last().map_or(0, |queued| queued.ticket);
         // What is shown is read from now on; waking a crowd takes longer than its writers should wait.
         let mut crowds = Vec::new();
@@ -394,7 +398,7 @@ impl Shared {
                 let _ = self.work.send(work);
             }
             drop(queued.room);
-            let _ = queued.ack.send(Ok(()));
+            let _ = queued.ack.send(Ok(now));
         }
         self.durable.fetch_max(last, Ordering::AcqRel);
         for stream in crowds {

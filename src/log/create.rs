@@ -124,8 +124,8 @@ impl Log {
             self.sequence_create(stream, &mut sequenced, &create, None, room)
         };
         match sequencing {
-            Sequencing::Accepted(ack, created) => {
-                acknowledged(ack).await?;
+            Sequencing::Accepted(mut ack, created) => {
+                acknowledged(&mut ack).await?;
                 Ok(created)
             }
             Sequencing::Decided(ticket, outcome) => {

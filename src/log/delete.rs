@@ -43,7 +43,10 @@ impl Log {
             }
         };
         match ack {
-            Ok(ack) => Ok(acknowledged(ack).await?),
+            Ok(mut ack) => {
+                acknowledged(&mut ack).await?;
+                Ok(())
+            }
             Err(unavailable) => {
                 self.committer.settled(ticket).await?;
                 Err(unavailable.into())

@@ -26,7 +26,7 @@ mod stream;
 mod tests;
 mod worker;
 
-pub use append::{AppendError, Appended};
+pub use append::{AppendError, Appended, Queued};
 pub use committer::CommitError;
 pub use create::{Create, CreateError, Created, NOTE_BYTES_MAX};
 pub use delete::DeleteError;

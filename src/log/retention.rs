@@ -164,7 +164,7 @@ impl Log {
         cut: Cut,
     ) -> Result<(), WorkError> {
         let room = self.committer.admit(0).await?;
-        let ack = {
+        let mut ack = {
             let mut sequenced = stream.sequenced.lock();
             let state = sequenced.state.as_mut();
             let state = state.filter(|state| state.meta.id == id && state.forks == 0);
@@ -184,7 +184,8 @@ impl Log {
             sequenced.ticket = ticket;
             ack
         };
-        Ok(acknowledged(ack).await?)
+        acknowledged(&mut ack).await?;
+        Ok(())
     }
 
     /// Why data of stream `id` from `at` on is not there: it was trimmed, or all of it is gone.

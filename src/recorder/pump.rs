@@ -1,7 +1,8 @@
 //! From the body of an upstream's answer to the appends of a stream.
 //!
 //! One append is under way at a time, and what comes meanwhile becomes the next: a slow disk makes
-//! batches larger, not readers later.
+//! batches larger, not readers later. The pump is not woken by an append that becomes durable while
+//! nothing waits for it: its readers are.
 
 use super::Recorder;
 use super::framing::Splitter;
@@ -12,7 +13,7 @@ use super::route::Route;
 use super::upstream::Response;
 use crate::frame;
 use crate::log::state::AppendRequest;
-use crate::log::{AppendError, CommitError, Stream};
+use crate::log::{AppendError, CommitError, Queued, Stream};
 use crate::types::{Outcome, Position, StreamEnd, StreamMeta};
 use bytes::Bytes;
 use std::future::{Future, pending};
@@ -50,7 +51,18 @@ pub(super) struct Pump<'a> {
     part_due: Option<Instant>,
 }
 
-type Appending<'a> = Pin<Box<dyn Future<Output = Result<(), AppendError>> + Send + 'a>>;
+/// An append that is under way.
+enum Appending<'a> {
+    /// Waits until there is room for it.
+    Begins(Beginning<'a>),
+    /// Waits for the disk.
+    Queued(Queued),
+}
+
+/// When an append became durable, if that was waited for.
+type Durable = Result<Option<std::time::Instant>, AppendError>;
+
+type Beginning<'a> = Pin<Box<dyn Future<Output = Result<Queued, AppendError>> + Send + 'a>>;
 
 impl<'a> Pump<'a> {
     pub(super) fn new(
@@ -98,7 +110,7 @@ impl<'a> Pump<'a> {
         self.settle().await?;
         if let Some(rest) = self.splitter.take_complete() {
             let frames = self.frame(&rest);
-            self.write(frames, None).await?;
+            self.write(frames, None).await?.durable().await?;
         }
         Ok(end)
     }
@@ -140,12 +152,11 @@ impl<'a> Pump<'a> {
         let mut silent = pin!(sleep(inactivity));
         loop {
             let room = self.splitter.pending_bytes() < PENDING_BYTES_MAX;
+            let awaited = self.splitter.pending_bytes() > 0;
             tokio::select! {
                 biased;
-                appended = append(&mut self.append) => {
-                    self.append = None;
-                    appended?;
-                    self.observe_added();
+                durable = append(&mut self.append, awaited) => {
+                    self.appended(durable)?;
                 }
                 () = &mut requested => return Ok(aborted("requested")),
                 () = &mut interrupted => return Ok(failed(INTERRUPTED)),
@@ -217,7 +228,7 @@ impl<'a> Pump<'a> {
         }
         if let Some(batch) = batch {
             let frames = self.frame(&batch);
-            self.append = Some(Box::pin(self.write(frames, None)));
+            self.append = Some(Appending::Begins(Box::pin(self.write(frames, None))));
             self.appending = self.arrived.take();
         }
         if waits && self.parts && self.part_due.is_none() {
@@ -242,35 +253,41 @@ impl<'a> Pump<'a> {
         self.settle().await?;
         let rest = self.splitter.finish();
         let frames = rest.map(|rest| self.frame(&rest)).unwrap_or_default();
-        self.write(frames, Some(end)).await
+        self.write(frames, Some(end)).await?.durable().await?;
+        Ok(())
     }
 
     /// Waits for the append that is under way, if there is one.
     async fn settle(&mut self) -> Result<(), AppendError> {
-        match self.append.take() {
-            Some(append) => append.await,
-            None => Ok(()),
+        if self.append.is_none() {
+            return Ok(());
         }
+        let durable = append(&mut self.append, true).await;
+        self.appended(durable)
+    }
+
+    /// Takes note of what became of the append that was under way, and of the time that was added to
+    /// what came: until it was durable, and with its readers.
+    fn appended(&mut self, durable: Durable) -> Result<(), AppendError> {
+        self.append = None;
+        let arrived = self.appending.take();
+        if let (Some(at), Some(arrived)) = (durable?, arrived) {
+            let added = &self.recorder.metrics.recordings.added_seconds;
+            added.observe(at.duration_since(arrived.into_std()).as_secs_f64());
+        }
+        Ok(())
     }
 
     fn write<'e>(
         &self,
         frames: Bytes,
         end: Option<&'e StreamEnd>,
-    ) -> impl Future<Output = Result<(), AppendError>> + Send + use<'a, 'e>
+    ) -> impl Future<Output = Result<Queued, AppendError>> + Send + use<'a, 'e>
     where
         'a: 'e,
     {
         let Started { stream, meta, .. } = self.started;
         self.recorder.append(stream, meta, frames, end)
-    }
-
-    /// The time that was added to what came: until it was durable, and with its readers.
-    fn observe_added(&mut self) {
-        if let Some(arrived) = self.appending.take() {
-            let added = &self.recorder.metrics.recordings.added_seconds;
-            added.observe(arrived.elapsed().as_secs_f64());
-        }
     }
 
     /// The end of a recording whose stream takes nothing more.
@@ -288,15 +305,15 @@ impl<'a> Pump<'a> {
 }
 
 impl Recorder {
-    /// Appends to the stream of a recording, and closes it if that is its end. A log without room is
-    /// waited for.
+    /// Queues an append to the stream of a recording, or its closing if that is its end. A log
+    /// without room is waited for.
     pub(super) async fn append(
         &self,
         stream: &Arc<Stream>,
         meta: &StreamMeta,
         frames: Bytes,
         end: Option<&StreamEnd>,
-    ) -> Result<(), AppendError> {
+    ) -> Result<Queued, AppendError> {
         let request = AppendRequest {
             id: Some(meta.id),
             content_type: Some(&meta.content_type),
@@ -309,20 +326,23 @@ impl Recorder {
         };
         loop {
             let frames = Some(frames.clone()).filter(|frames| !frames.is_empty());
-            match self.log.append(stream, &request, frames).await {
-                Ok(_) => return Ok(()),
+            match self.log.queue(stream, &request, frames).await {
                 Err(AppendError::Commit(CommitError::Overloaded)) => sleep(RETRY_DELAY).await,
-                Err(error) => return Err(error),
+                queued => return queued,
             }
         }
     }
 }
 
-/// Waits for the append that is under way; for ever, if none is.
-async fn append(under_way: &mut Option<Appending<'_>>) -> Result<(), AppendError> {
+/// Brings the append that is under way on and, if it is `awaited`, waits until it is durable; for
+/// ever, if there is none. Returns when it became durable.
+async fn append(under_way: &mut Option<Appending<'_>>, awaited: bool) -> Durable {
+    if let Some(Appending::Begins(begins)) = under_way {
+        *under_way = Some(Appending::Queued(begins.await?));
+    }
     match under_way {
-        Some(append) => append.await,
-        None => pending().await,
+        Some(Appending::Queued(queued)) if awaited => queued.durable().await,
+        _ => pending().await,
     }
 }
 

@@ -32,11 +32,12 @@ impl Recorder {
             _ => return Ok(()),
         };
         let end = StreamEnd::new(Outcome::Failed, Some(INTERRUPTED));
-        match self
-            .append(&stream, &view.meta, Bytes::new(), Some(&end))
-            .await
-        {
-            Ok(()) => tracing::info!(stream = path.path(), "a recording was interrupted"),
+        let closed = async {
+            let closing = self.append(&stream, &view.meta, Bytes::new(), Some(&end));
+            closing.await?.durable().await
+        };
+        match closed.await {
+            Ok(_) => tracing::info!(stream = path.path(), "a recording was interrupted"),
             // Deleted or closed meanwhile.
             Err(AppendError::Unavailable(_) | AppendError::Refused(_)) => {}
             Err(AppendError::Commit(error)) => return Err(error.into()),
