@@ -43,14 +43,8 @@ impl Route {
         }
         self.mark_answer(&mut head, begin.as_ref());
         let events = Events::new(reader, encoding, asked.cursor, begin);
-        let server = self.edge.server.clone();
-        let sse = Sse::new(
-            server,
-            Box::new(events),
-            &self.settings,
-            None,
-            reader_permit,
-        );
+        let (server, source) = (&self.edge.server, Box::new(events));
+        let sse = Sse::new(server, source, &self.settings, None, reader_permit);
         Ok(Reply {
             head,
             body: Body::Live(Box::new(sse)),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::answer::{Answer, AnswerBody};
@@ -13,9 +14,10 @@ use super::asked::{Asked, Subject};
 use super::route::Route;
 use super::sharing::Sharing;
 use super::subscription::{Closing, Data, Lease, Look};
+use crate::hub::CROWD;
 use crate::observe::access::LiveEnd;
 use crate::protocol::sse::{Control, DataEvent, Encoding, put_control};
-use crate::serve::{ServeError, Source};
+use crate::serve::{Hot, ServeError, Source};
 use crate::types::Kind;
 
 /// How long a reader waits before it asks an origin again that did not answer it.
@@ -352,6 +354,23 @@ impl Source for Events {
                 }
             }
         }
+    }
+
+    fn hot(&mut self) -> Hot {
+        if self.playing.is_some() || self.retry_at.is_some() || !self.told {
+            return Hot::Unknown;
+        }
+        match self.reader.look() {
+            Ok(Look::Data(data)) => self.data(&data).map_or(Hot::Unknown, Hot::Events),
+            Ok(Look::Nothing { .. }) => Hot::Nothing,
+            _ => Hot::Unknown,
+        }
+    }
+
+    fn crowd(&self) -> Option<Arc<Notify>> {
+        let subscription = self.reader.subscription.as_ref()?;
+        let many = subscription.readers() > CROWD as usize;
+        many.then(|| subscription.moves().clone())
     }
 
     async fn moved(&mut self) -> Result<(), LiveEnd<'static>> {

@@ -24,7 +24,7 @@ pub(super) struct Subscription {
     pub(super) content_type: Arc<str>,
     pub(super) kind: Kind,
     state: Mutex<State>,
-    moved: Notify,
+    moved: Arc<Notify>,
     /// The events that were encoded last.
     encoded: Mutex<Option<(EncodedKey, Bytes)>>,
     readers: AtomicUsize,
@@ -128,7 +128,7 @@ impl Subscription {
                 close_written: false,
                 behind_since: None,
             }),
-            moved: Notify::new(),
+            moved: Arc::default(),
             encoded: Mutex::default(),
             readers: AtomicUsize::new(0),
             left: Notify::new(),
@@ -174,6 +174,11 @@ impl Subscription {
                 _ => return,
             }
         }
+    }
+
+    /// What tells those who wait.
+    pub(super) fn moves(&self) -> &Arc<Notify> {
+        &self.moved
     }
 
     /// Data as events for a reader, encoded once for all who are at the same place.

@@ -5,26 +5,27 @@
 //! bare connection and its place in the stream.
 
 use super::connection::Open;
+use super::crowd::{Crowds, Waiting};
 use super::respond::Sent;
 use super::session::{Asked, Gateway};
-use super::wire::{write_chunk, write_last_chunk};
+use super::wire::{AHEAD_BYTES_MAX, left, write_chunk, write_last_chunk};
 use crate::observe;
 use crate::observe::access::{Access, LiveEnd};
-use crate::serve::Sse;
-use bytes::BytesMut;
+use crate::serve::{Hot, Sse};
+use bytes::{Buf, Bytes, BytesMut};
 use http::Version;
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::l4::socket::SocketAddr;
 use pingora::{Error, ErrorType};
-use std::future::pending;
+use std::io;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
-use tokio::time::timeout;
-
-/// The most that is read of what a client sends ahead while it reads events.
-const AHEAD_BYTES_MAX: usize = 1024;
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
 
 /// Whether the events of an answer can do without its session.
 pub(super) fn need_no_session(session: &ServerSession) -> bool {
@@ -37,6 +38,8 @@ pub(super) struct Events {
     pub(super) asked: Asked,
     pub(super) request: Request,
     pub(super) sent: Sent,
+    /// Where they began.
+    from: String,
 }
 
 /// What the access log says of a request at its end. Without an access log it is empty.
@@ -79,6 +82,8 @@ pub(super) struct Connection {
     ahead: BytesMut,
     /// Whether another request may follow.
     reusable: bool,
+    /// What is left of a write that was begun.
+    unsent: Option<Bytes>,
 }
 
 impl Connection {
@@ -92,6 +97,7 @@ impl Connection {
                 stream: session.into_inner(),
                 ahead: BytesMut::new(),
                 reusable: false,
+                unsent: None,
             });
         }
         let (stream, ahead) = session.reuse().await.ok()??.into_parts();
@@ -99,75 +105,169 @@ impl Connection {
             stream,
             ahead: ahead.unwrap_or_default(),
             reusable: true,
+            unsent: None,
         })
     }
 
-    /// Returns when the client has left.
-    async fn left(&mut self) {
-        while self.ahead.len() < AHEAD_BYTES_MAX {
-            match self.stream.read_buf(&mut self.ahead).await {
-                Ok(0) | Err(_) => return,
-                Ok(_) => {}
+    /// Writes as much as the socket takes at once, and keeps the rest. False if anything is left.
+    pub(super) fn write_at_once(&mut self, mut bytes: Bytes) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        let mut stream = Pin::new(&mut self.stream);
+        while !bytes.is_empty() {
+            match stream.as_mut().poll_write(&mut context, &bytes) {
+                Poll::Ready(Ok(written)) if written > 0 => bytes.advance(written),
+                _ => break,
             }
         }
-        pending::<()>().await;
+        let whole =
+            bytes.is_empty() && matches!(stream.poll_flush(&mut context), Poll::Ready(Ok(())));
+        self.unsent = (!whole).then_some(bytes);
+        whole
+    }
+
+    /// Whether the client is there and says nothing. If so, the waker of the context is told when
+    /// that changes.
+    pub(super) fn is_silent(&mut self, context: &mut Context<'_>) -> bool {
+        if self.ahead.len() >= AHEAD_BYTES_MAX {
+            return true;
+        }
+        let mut read = pin!(self.stream.read_buf(&mut self.ahead));
+        read.as_mut().poll(context).is_pending()
+    }
+
+    /// Writes what is left of a write.
+    async fn write_rest(&mut self) -> io::Result<()> {
+        if let Some(mut unsent) = self.unsent.take() {
+            self.stream.write_all_buf(&mut unsent).await?;
+            self.stream.flush().await?;
+        }
+        Ok(())
     }
 }
 
+/// Where the events of an answer go on.
+enum Next {
+    /// In a crowd, with all that wait for the same.
+    Crowd(Arc<Notify>),
+    /// Nowhere: they have ended.
+    Ended(LiveEnd<'static>),
+    /// Nowhere: nobody reads them any more.
+    Broken(LiveEnd<'static>),
+}
+
 impl Events {
+    pub(super) fn new(live: Box<Sse>, asked: Asked, request: Request, sent: Sent) -> Self {
+        Self {
+            from: live.position(),
+            live,
+            asked,
+            request,
+            sent,
+        }
+    }
+
     /// Sends the events until the answer ends, and gives the connection to its next request.
     pub(super) async fn run(
+        self: Box<Self>,
+        connection: Connection,
+        gateway: Arc<Gateway>,
+        open: Open,
+    ) {
+        self.send(connection, gateway, open, true).await;
+    }
+
+    /// The same after the reader was in a crowd, which could not go on with it.
+    pub(super) fn go_on(
+        self: Box<Self>,
+        connection: Connection,
+        gateway: Arc<Gateway>,
+        open: Open,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(self.send(connection, gateway, open, false))
+    }
+
+    async fn send(
         mut self: Box<Self>,
         mut connection: Connection,
         gateway: Arc<Gateway>,
         open: Open,
+        may_join: bool,
     ) {
-        let from = self.live.position();
         let write_timeout = gateway.write_timeout;
-        let ended = self.send(&mut connection, write_timeout).await;
-        self.sent.offsets = Some((from, self.live.position()));
-        let whole = match ended {
-            Ok(end) => {
+        let ended = match self.send_on(&mut connection, write_timeout, may_join).await {
+            Next::Crowd(moved) => {
+                let reader = Waiting {
+                    events: self,
+                    connection,
+                    open,
+                };
+                return Crowds::join(&gateway, moved, reader);
+            }
+            Next::Ended(end) => {
                 self.sent.live_end = Some(end);
                 let ended = timeout(write_timeout, write_last_chunk(&mut connection.stream)).await;
                 ended.is_ok_and(|ended| ended.is_ok())
             }
-            Err(end) => {
+            Next::Broken(end) => {
                 self.sent.live_end = Some(end);
                 false
             }
         };
-        if !whole {
+        self.sent.offsets = Some((std::mem::take(&mut self.from), self.live.position()));
+        if !ended {
             self.sent.broken = Some(Error::new_down(ErrorType::ConnectionClosed));
         }
         gateway.finished(&self.request.access(&self.asked), &self.asked, &self.sent);
-        if whole && connection.reusable {
+        if ended && connection.reusable {
             let Connection { stream, ahead, .. } = connection;
             tokio::spawn(gateway.serve_on(stream, ahead, open));
         }
     }
 
-    /// Sends until there is nothing more, or fails: then nobody reads any more.
-    async fn send(
+    /// Sends until there is nothing more, nobody reads any more, or there is nothing to do but to
+    /// wait with many others. `may_join`: that may be so at once.
+    async fn send_on(
         &mut self,
         connection: &mut Connection,
         write_timeout: Duration,
-    ) -> Result<LiveEnd<'static>, LiveEnd<'static>> {
+        mut may_join: bool,
+    ) -> Next {
+        let mut written = timeout(write_timeout, connection.write_rest()).await;
         loop {
-            let events = tokio::select! {
-                biased;
-                events = self.live.next() => events,
-                () = connection.left() => return Err(LiveEnd::ClientLeft),
+            match written {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Next::Broken(LiveEnd::ClientLeft),
+                Err(_) => return Next::Broken(LiveEnd::TooSlow),
+            }
+            let hot = if may_join {
+                self.live.hot(Instant::now())
+            } else {
+                Hot::Unknown
             };
-            let Some(events) = events else {
-                return Ok(self.live.end());
+            let events = match hot {
+                Hot::Events(events) => events,
+                Hot::Nothing | Hot::Unknown => {
+                    if matches!(hot, Hot::Nothing)
+                        && let Some(moved) = self.live.crowd()
+                    {
+                        return Next::Crowd(moved);
+                    }
+                    let events = tokio::select! {
+                        biased;
+                        events = self.live.next() => events,
+                        () = left(&mut connection.stream, &mut connection.ahead) => {
+                            return Next::Broken(LiveEnd::ClientLeft);
+                        }
+                    };
+                    match events {
+                        Some(events) => events,
+                        None => return Next::Ended(self.live.end()),
+                    }
+                }
             };
             self.sent.bytes += events.len() as u64;
-            match timeout(write_timeout, write_chunk(&mut connection.stream, &events)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return Err(LiveEnd::ClientLeft),
-                Err(_) => return Err(LiveEnd::TooSlow),
-            }
+            written = timeout(write_timeout, write_chunk(&mut connection.stream, &events)).await;
+            may_join = true;
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod body;
 mod connection;
+mod crowd;
 mod edge;
 mod events;
 mod facts;

@@ -3,13 +3,16 @@
 //! Most requests are appends to local streams and reads of them, and come whole with their first
 //! bytes. They are read, answered and written here, for half of what a session costs: a session is
 //! made to pass on whatever there is. A request that is not plain is left as it came, and a session
-//! begins with the same bytes: it alone answers what is unusual, ambiguous or wrong.
+//! begins with the same bytes: it alone answers what is unusual, ambiguous or wrong. Readers of
+//! events, who ask seldom, have one as well.
 
 use super::facts::access_of;
+use super::respond::Sent;
 use super::routes::{Kind, Route};
 use super::session::{Asked, Gateway, mode};
-use super::wire::Writing;
+use super::wire::{Writing, left};
 use crate::observe::access;
+use crate::observe::metrics::{Live, Mode as ModeLabel};
 use crate::protocol::request::{self, Command, Mode, RequestError};
 use crate::serve::{self, Reply, ServeError, Target};
 use bytes::{Bytes, BytesMut};
@@ -75,13 +78,12 @@ impl Gateway {
                 drop(ahead);
                 return Some(read.into());
             };
-            let rest = read.slice(call.request.bytes..);
+            ahead.extend_from_slice(&read[call.request.bytes..]);
             drop(read);
             // Boxed: what waits is mostly idle.
-            if !Box::pin(self.answer_plain(stream, call)).await {
+            if !Box::pin(self.answer_plain(stream, &mut ahead, call)).await {
                 return None;
             }
-            ahead.extend_from_slice(&rest);
         }
     }
 
@@ -98,7 +100,7 @@ impl Gateway {
         }
     }
 
-    /// The plain request that these bytes begin with, if they do and it waits for nothing.
+    /// The plain request that these bytes begin with, if they do.
     fn call(&self, read: &Bytes) -> Option<Call<'_>> {
         let request = Plain::parse(read)?;
         let parts = &request.parts;
@@ -108,9 +110,9 @@ impl Gateway {
             return None;
         };
         let command = request::parse(&parts.method, parts.uri.query(), &parts.headers);
-        let waits = matches!(&command, Ok(Command::Read(read)) if read.mode != Mode::CatchUp);
+        let events = matches!(&command, Ok(Command::Read(read)) if read.mode == Mode::Sse);
         let too_large = request.body.len() as u64 > self.bodies.bytes_max();
-        (!waits && !too_large).then_some(Call {
+        (!events && !too_large).then_some(Call {
             request,
             command,
             route,
@@ -119,42 +121,63 @@ impl Gateway {
     }
 
     /// Answers a request. False if the connection ends with it.
-    async fn answer_plain(&self, stream: &mut Stream, call: Call<'_>) -> bool {
+    async fn answer_plain(
+        &self,
+        stream: &mut Stream,
+        ahead: &mut BytesMut,
+        call: Call<'_>,
+    ) -> bool {
         let Plain { parts, body, .. } = call.request;
-        let route = call.route;
+        let (route, streams, command) = (call.route, call.streams, call.command);
         let mut asked = Asked::new(parts.method.clone());
         asked.route = Some(route.clone());
+        asked.mode = command.as_ref().map_or(ModeLabel::None, mode);
         let _in_flight = route.metrics.enter();
-        let served = async {
-            let namespace = &call.streams.config.namespace;
-            let path = route.stream_path(namespace, parts.uri.path())?;
-            let command = call.command?;
-            asked.mode = mode(&command);
-            let target = Target {
-                route: call.streams,
-                path,
-                location: None,
-                resolve: &|_| None,
-            };
-            self.server.serve(&target, command, body).await
-        };
-        let served: Result<Reply, ServeError> = served.await;
-        let reply = served.unwrap_or_else(|error| self.refuse(error, Some(route)));
-        let goes_on = !self.server.draining.is_cancelled();
-        let writing = Writing {
-            head_only: parts.method == Method::HEAD,
-            goes_on,
-            write_timeout: self.write_timeout,
-        };
-        let sent = writing.write(stream, reply).await;
         let socket = access::enabled().then(|| stream.get_socket_digest());
         let client = socket
             .iter()
             .flatten()
             .find_map(|socket| socket.peer_addr());
-        let access = access_of(&parts, client, &parts.method, asked.pattern());
-        self.finished(&access, &asked, &sent);
-        goes_on && sent.broken.is_none()
+        let access = || access_of(&parts, client, &parts.method, route.metrics.pattern());
+        let waits_at = match &command {
+            Ok(Command::Read(read)) if read.mode == Mode::LongPoll => Some(read.from),
+            _ => None,
+        };
+        let served = async {
+            let target = Target {
+                route: streams,
+                path: route.stream_path(&streams.config.namespace, parts.uri.path())?,
+                location: None,
+                resolve: &|_| None,
+            };
+            self.server.serve(&target, command?, body).await
+        };
+        let served: Option<Result<Reply, ServeError>> = match waits_at {
+            None => Some(served.await),
+            Some(from) => {
+                access().live_opened(Live::LongPoll, &from);
+                tokio::select! {
+                    biased;
+                    served = served => Some(served),
+                    () = left(stream, ahead) => None,
+                }
+            }
+        };
+        let writing = Writing {
+            head_only: parts.method == Method::HEAD,
+            goes_on: !self.server.draining.is_cancelled(),
+            write_timeout: self.write_timeout,
+        };
+        let sent = match served {
+            Some(Ok(reply)) => writing.write(stream, reply).await,
+            Some(Err(error)) => {
+                let reply = self.refuse(error, Some(route));
+                writing.write(stream, reply).await
+            }
+            None => Sent::client_left(),
+        };
+        self.finished(&access(), &asked, &sent);
+        writing.goes_on && sent.broken.is_none()
     }
 }
 
@@ -188,10 +211,10 @@ impl Plain {
             "HEAD" => Method::HEAD,
             _ => return None,
         };
-        // A read that waits is not plain, and not worth more.
+        // Readers of events are not plain, and not worth more.
         let target = request
             .path
-            .filter(|target| target.starts_with('/') && !target.contains("live="))?;
+            .filter(|target| target.starts_with('/') && !target.contains("live=sse"))?;
         let target = PathAndQuery::from_maybe_shared(read.slice_ref(target.as_bytes())).ok()?;
         let (headers, body_bytes) = fields(read, request.headers)?;
         let bytes = head_bytes.checked_add(body_bytes)?;

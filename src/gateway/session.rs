@@ -2,6 +2,7 @@
 
 use super::body::Bodies;
 use super::connection::Keeping;
+use super::crowd::Crowds;
 use super::events::{self, Events, Request};
 use super::facts::{access, host, location};
 use super::forward::Forwarder;
@@ -35,6 +36,7 @@ pub struct Gateway {
     header_bytes_max: usize,
     pub(super) write_timeout: Duration,
     pub(super) keeping: Keeping,
+    pub(super) crowds: Crowds,
 }
 
 /// What is known of a request once it has been read.
@@ -82,6 +84,7 @@ impl Gateway {
         Self {
             bodies: Bodies::new(limits),
             keeping: Keeping::new(limits),
+            crowds: Crowds::default(),
             server,
             recorder,
             routes,
@@ -157,12 +160,8 @@ impl Gateway {
             return Err(error.into_down());
         }
         let request = Request::of(session);
-        Ok(Handled::Live(Box::new(Events {
-            live,
-            asked,
-            request,
-            sent,
-        })))
+        let events = Events::new(live, asked, request, sent);
+        Ok(Handled::Live(Box::new(events)))
     }
 
     fn prepare(&self, session: &mut ServerSession) {

@@ -8,9 +8,10 @@ use http::header;
 use pingora::protocols::Stream;
 use pingora::protocols::http::date::get_cached_date;
 use pingora::{Error, ErrorType};
+use std::future::pending;
 use std::io::{self, Write};
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 /// What is at most this long is copied next to what goes before it, so that both are one write, over
@@ -18,6 +19,8 @@ use tokio::time::timeout;
 const COPIED_BYTES_MAX: usize = 4096;
 /// Room for a head, so that it need not grow.
 const HEAD_BYTES: usize = 512;
+/// The most that is read of what a client sends ahead while it waits for an answer.
+pub(super) const AHEAD_BYTES_MAX: usize = 1024;
 /// The last chunk of a body.
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
@@ -138,14 +141,10 @@ fn put_field(text: &mut Vec<u8>, name: &str, value: &[u8]) {
 
 /// Writes one chunk of a body.
 pub(super) async fn write_chunk(stream: &mut Stream, bytes: &Bytes) -> io::Result<()> {
-    let size = format!("{:x}\r\n", bytes.len());
     if bytes.len() <= COPIED_BYTES_MAX {
-        let mut chunk = BytesMut::with_capacity(size.len() + bytes.len() + 2);
-        chunk.put_slice(size.as_bytes());
-        chunk.put_slice(bytes);
-        chunk.put_slice(b"\r\n");
-        stream.write_all(&chunk).await?;
+        stream.write_all(&chunk(bytes)).await?;
     } else {
+        let size = size_line(bytes);
         let framed = Buf::chain(size.as_bytes(), &bytes[..]);
         let mut chunk = Buf::chain(framed, &b"\r\n"[..]);
         stream.write_all_buf(&mut chunk).await?;
@@ -153,8 +152,33 @@ pub(super) async fn write_chunk(stream: &mut Stream, bytes: &Bytes) -> io::Resul
     stream.flush().await
 }
 
+/// One chunk of a body, as it goes over a connection.
+pub(super) fn chunk(bytes: &Bytes) -> Bytes {
+    let size = size_line(bytes);
+    let mut chunk = BytesMut::with_capacity(size.len() + bytes.len() + 2);
+    chunk.put_slice(size.as_bytes());
+    chunk.put_slice(bytes);
+    chunk.put_slice(b"\r\n");
+    chunk.freeze()
+}
+
+fn size_line(bytes: &Bytes) -> String {
+    format!("{:x}\r\n", bytes.len())
+}
+
 /// Writes the end of a body that was written in chunks.
 pub(super) async fn write_last_chunk(stream: &mut Stream) -> io::Result<()> {
     stream.write_all(LAST_CHUNK).await?;
     stream.flush().await
+}
+
+/// Returns when the client has left. What he sends ahead meanwhile belongs to his next request.
+pub(super) async fn left(stream: &mut Stream, ahead: &mut BytesMut) {
+    while ahead.len() < AHEAD_BYTES_MAX {
+        match stream.read_buf(ahead).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+    }
+    pending::<()>().await;
 }

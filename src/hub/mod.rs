@@ -8,4 +8,4 @@ mod tail;
 
 pub use fanout::EncodedKey;
 pub use ring::{HotBytes, Run};
-pub use tail::{Tail, View};
+pub use tail::{CROWD, Tail, View};

@@ -30,13 +30,13 @@ pub struct View {
 }
 
 /// Readers of events that are woken in less time than a sync takes.
-const CROWD: u32 = 64;
+pub const CROWD: u32 = 64;
 
 /// A stream's durable end.
 #[derive(Debug)]
 pub struct Tail {
     inner: Mutex<Inner>,
-    moved: Notify,
+    moved: Arc<Notify>,
     fanout: Fanout,
 }
 
@@ -54,7 +54,7 @@ impl Tail {
                 view,
                 ring: Ring::new(hot),
             }),
-            moved: Notify::new(),
+            moved: Arc::default(),
             fanout: Fanout::default(),
         }
     }
@@ -81,6 +81,11 @@ impl Tail {
     /// Whether waking all readers takes long.
     pub fn is_crowded(&self) -> bool {
         self.fanout.readers() > CROWD
+    }
+
+    /// What tells those who wait.
+    pub fn moves(&self) -> &Arc<Notify> {
+        &self.moved
     }
 
     pub fn view(&self) -> Option<View> {
@@ -123,19 +128,25 @@ impl Tail {
         }
     }
 
+    /// Whether there is nothing new for a reader of stream `id` at `position`; `None` if the stream
+    /// is gone.
+    pub fn is_quiet(&self, id: StreamId, position: Position) -> Option<bool> {
+        let inner = self.inner.lock();
+        let view = inner.view.as_ref();
+        let view = view.filter(|view| view.meta.id == id && !view.deleted)?;
+        Some(view.tail <= position && !view.closed)
+    }
+
     /// Waits until there is something new for a reader of stream `id` at `position`: data behind
-    /// it, the closing, or the stream's end. Returns the view then; `None` if the stream is gone.
-    pub async fn wait(&self, id: StreamId, position: Position) -> Option<View> {
+    /// it, the closing, or the stream's end. False if the stream is gone.
+    pub async fn wait(&self, id: StreamId, position: Position) -> bool {
         loop {
             let mut moved = pin!(self.moved.notified());
             // Registered before the look, so that no move falls between.
             moved.as_mut().enable();
-            match self
-                .view()
-                .filter(|view| view.meta.id == id && !view.deleted)
-            {
-                Some(view) if view.tail <= position && !view.closed => moved.await,
-                view => return view,
+            match self.is_quiet(id, position) {
+                Some(true) => moved.await,
+                quiet => return quiet.is_some(),
             }
         }
     }

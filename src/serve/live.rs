@@ -2,10 +2,10 @@
 
 use super::compress::Wanted;
 use super::get::{freshness, position, remaining_ms};
-use super::{Body, Reply, ServeError, Server, Source, Sse, Target};
+use super::{Body, Hot, Reply, ServeError, Server, Source, Sse, Target};
 use crate::frame::{self, Frames};
 use crate::hub::{EncodedKey, Run, View};
-use crate::log::{Answer, AnswerBody, ReadError, Stream};
+use crate::log::{Answer, AnswerBody, Look, ReadError, Stream};
 use crate::observe::access::LiveEnd;
 use crate::observe::metrics::Live;
 use crate::protocol::caching::Freshness;
@@ -19,6 +19,7 @@ use bytes::{Bytes, BytesMut};
 use http::{StatusCode, header};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 impl Server {
@@ -37,7 +38,7 @@ impl Server {
         let deadline = Instant::now() + target.route.config.long_poll_timeout;
         let id = view.meta.id;
         let waited = timeout_at(deadline, stream.tail().wait(id, at));
-        if let Some(Ok(None)) = self.draining.run_until_cancelled(waited).await {
+        if let Some(Ok(false)) = self.draining.run_until_cancelled(waited).await {
             // Somebody deleted it.
             return Err(ReadError::Gone.into());
         }
@@ -120,7 +121,7 @@ impl Server {
         let source = Box::new(source);
         let settings = &target.route.config;
         let used_every = used_every(view.meta.lifetime);
-        let body = Sse::new(self.clone(), source, settings, used_every, reader);
+        let body = Sse::new(self, source, settings, used_every, reader);
         Ok(Reply {
             head,
             body: Body::Live(Box::new(body)),
@@ -161,6 +162,11 @@ struct LogSource {
 #[async_trait]
 impl Source for LogSource {
     async fn events(&mut self) -> Result<Option<Bytes>, LiveEnd<'static>> {
+        match self.hot() {
+            Hot::Events(events) => return Ok(Some(events)),
+            Hot::Nothing => return Ok(None),
+            Hot::Unknown => {}
+        }
         self.read().await.map_err(|error| match error {
             // A reader that fell behind what is kept learns it when it comes back.
             ReadError::Gone | ReadError::Trimmed { .. } => LiveEnd::StreamGone,
@@ -171,9 +177,31 @@ impl Source for LogSource {
         })
     }
 
+    fn hot(&mut self) -> Hot {
+        match self.stream.tail().is_quiet(self.id, self.at) {
+            Some(true) if self.told => return Hot::Nothing,
+            Some(false) => {}
+            _ => return Hot::Unknown,
+        }
+        match self.server.log.look(&self.stream, self.at) {
+            Ok(Look::Known(answer)) if answer.view.meta.id == self.id => match &answer.body {
+                AnswerBody::Hot(runs) if !runs.is_empty() => {
+                    Hot::Events(self.data(&answer.view, runs))
+                }
+                _ => Hot::Unknown,
+            },
+            _ => Hot::Unknown,
+        }
+    }
+
+    fn crowd(&self) -> Option<Arc<Notify>> {
+        let tail = self.stream.tail();
+        tail.is_crowded().then(|| tail.moves().clone())
+    }
+
     async fn moved(&mut self) -> Result<(), LiveEnd<'static>> {
-        let view = self.stream.tail().wait(self.id, self.at).await;
-        view.map(drop).ok_or(LiveEnd::StreamGone)
+        let there = self.stream.tail().wait(self.id, self.at).await;
+        there.then_some(()).ok_or(LiveEnd::StreamGone)
     }
 
     fn keep_alive(&mut self) -> Result<(), LiveEnd<'static>> {

@@ -22,7 +22,7 @@ pub use bodies::Bodies;
 pub use body::{Body, Broken, Passed, Pieces};
 pub use compress::compress;
 pub use error::ServeError;
-pub use sse::{LiveReader, Source, Sse};
+pub use sse::{Hot, LiveReader, Source, Sse};
 
 use crate::clock::Clock;
 use crate::config::Streams;

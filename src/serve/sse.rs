@@ -7,16 +7,24 @@ use crate::observe::metrics::{Held, Live};
 use crate::protocol::{cursor, sse};
 use async_trait::async_trait;
 use bytes::Bytes;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// Where the events of a reader come from: the log or, at an edge, an origin.
 #[async_trait]
 pub trait Source: Send {
     /// What there is to say now; `None` if it is time to wait. An error is why nothing follows.
     async fn events(&mut self) -> Result<Option<Bytes>, LiveEnd<'static>>;
+
+    /// The same, if it is known without waiting.
+    fn hot(&mut self) -> Hot;
+
+    /// What tells of something new, if many wait for it.
+    fn crowd(&self) -> Option<Arc<Notify>>;
 
     /// Waits until there may be something new. Nothing is lost when the future is dropped.
     async fn moved(&mut self) -> Result<(), LiveEnd<'static>>;
@@ -31,16 +39,34 @@ pub trait Source: Send {
     fn position(&self) -> String;
 }
 
+/// What there is to say without waiting.
+pub enum Hot {
+    Events(Bytes),
+    Nothing,
+    /// That takes longer to find out.
+    Unknown,
+}
+
 /// The events of one SSE reader.
 pub struct Sse {
-    server: Arc<Server>,
+    draining: CancellationToken,
     source: Box<dyn Source>,
     ends: Instant,
     wakes_every: Duration,
+    /// When the connection ends, or an idle reader has its turn.
+    turn: Instant,
     heartbeats: bool,
+    waiting: Option<Waiting>,
     /// Why nothing follows, once that is so.
     end: Option<LiveEnd<'static>>,
     _reader: LiveReader,
+}
+
+/// What a reader waits for beside its stream. It stays from one event to the next: to set a timer and
+/// to register for the stop anew for each would cost as much as the event itself.
+struct Waiting {
+    timer: Pin<Box<Sleep>>,
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 /// One of the live readers that are counted and bounded.
@@ -73,7 +99,7 @@ impl Sse {
     /// The events of a reader at a route with these settings. Its stream is used at least once in
     /// each `used_every`.
     pub fn new(
-        server: Arc<Server>,
+        server: &Server,
         source: Box<dyn Source>,
         settings: &Streams,
         used_every: Option<Duration>,
@@ -83,12 +109,17 @@ impl Sse {
             Duration::ZERO => settings.sse_recycle,
             every => every,
         };
+        let wakes_every = used_every.map_or(heartbeat, |every| heartbeat.min(every));
+        let now = Instant::now();
+        let ends = now + recycle_after(settings);
         Self {
-            server,
+            draining: server.draining.clone(),
             source,
-            ends: Instant::now() + recycle_after(settings),
-            wakes_every: used_every.map_or(heartbeat, |every| heartbeat.min(every)),
+            ends,
+            wakes_every,
+            turn: (now + wakes_every).min(ends),
             heartbeats: !settings.sse_heartbeat.is_zero(),
+            waiting: None,
             end: None,
             _reader: reader,
         }
@@ -99,7 +130,7 @@ impl Sse {
         while self.end.is_none() {
             match self.source.events().await {
                 Ok(Some(events)) => {
-                    self.end = self.source.is_closed().then_some(LiveEnd::StreamClosed);
+                    self.said(Instant::now());
                     return Some(events);
                 }
                 Ok(None) => {}
@@ -110,6 +141,40 @@ impl Sse {
             }
         }
         None
+    }
+
+    /// The next events, as far as that is known without waiting: not when the connection is to end,
+    /// or the reader has its turn.
+    pub fn hot(&mut self, now: Instant) -> Hot {
+        if self.end.is_some() {
+            return Hot::Unknown;
+        }
+        match self.source.hot() {
+            Hot::Events(events) => {
+                self.said(now);
+                Hot::Events(events)
+            }
+            Hot::Nothing if now >= self.turn => Hot::Unknown,
+            hot => hot,
+        }
+    }
+
+    /// What tells of something new, if many wait for it. They need not wait here.
+    pub fn crowd(&mut self) -> Option<Arc<Notify>> {
+        let crowd = self.source.crowd()?;
+        self.waiting = None;
+        Some(crowd)
+    }
+
+    /// When the connection ends, or the reader has its turn if nothing comes before.
+    pub fn turn(&self) -> Instant {
+        self.turn
+    }
+
+    /// Takes note of events that are handed out.
+    fn said(&mut self, now: Instant) {
+        self.end = self.source.is_closed().then_some(LiveEnd::StreamClosed);
+        self.turn = (now + self.wakes_every).min(self.ends);
     }
 
     /// Why the connection ends, once [`Sse::next`] has nothing more.
@@ -125,26 +190,41 @@ impl Sse {
     /// Waits for something new, for the connection's end, or until a heartbeat is due, and tells
     /// whether it is.
     async fn wait(&mut self) -> bool {
-        let now = Instant::now();
-        if now >= self.ends {
+        if Instant::now() >= self.ends {
             self.end = Some(LiveEnd::Recycled);
             return false;
         }
-        let wakes = (now + self.wakes_every).min(self.ends);
-        let moved = timeout_at(wakes, self.source.moved());
-        match self.server.draining.run_until_cancelled(moved).await {
-            None => self.end = Some(LiveEnd::Stopping),
-            Some(Ok(Err(end))) => self.end = Some(end),
-            Some(Ok(Ok(()))) => {}
-            Some(Err(_)) => return self.keep_alive(),
+        let Waiting { timer, stop } = self.waiting.get_or_insert_with(|| Waiting {
+            timer: Box::pin(sleep_until(self.turn)),
+            stop: Box::pin(self.draining.clone().cancelled_owned()),
+        });
+        loop {
+            tokio::select! {
+                biased;
+                moved = self.source.moved() => {
+                    self.end = moved.err();
+                    return false;
+                }
+                () = timer.as_mut() => {}
+                () = stop.as_mut() => {
+                    self.end = Some(LiveEnd::Stopping);
+                    return false;
+                }
+            }
+            let now = Instant::now();
+            if now >= self.turn {
+                return self.keep_alive(now);
+            }
+            // It was set for an earlier wait.
+            timer.as_mut().reset(self.turn);
         }
-        false
     }
 
     /// An idle reader's turn: its stream is in use, and it may be told that it is connected.
-    fn keep_alive(&mut self) -> bool {
+    fn keep_alive(&mut self, now: Instant) -> bool {
+        self.turn = (now + self.wakes_every).min(self.ends);
         self.end = self.source.keep_alive().err();
-        self.end.is_none() && self.heartbeats && Instant::now() < self.ends
+        self.end.is_none() && self.heartbeats && now < self.ends
     }
 }
 

@@ -82,7 +82,8 @@ fn metric(server: &Server, name: &str) -> f64 {
 
 #[test]
 fn readers_that_leave_are_noticed() {
-    const READERS: usize = 50;
+    // More than wait each in a task of its own.
+    const READERS: usize = 100;
     let setup = Setup {
         // Nothing but the client's leaving ends these within the test.
         streams: vec![

@@ -7,6 +7,7 @@ mod common;
 mod caching;
 mod compression;
 mod crash;
+mod crowd;
 mod disconnects;
 mod edge;
 mod edge_live;

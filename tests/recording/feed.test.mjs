@@ -17,6 +17,9 @@ before(async () => {
 })
 after(() => both.stop())
 
+/** Where every stream begins. `-1` is where begins what is kept of it. */
+const BEGIN = "0000000000000000_0000000000000000"
+
 /** Reads a feed until it has `count` events, or its connection ends; `{ events, whole }`. */
 async function read(url, count, headers = {}) {
   const gone = new AbortController()
@@ -130,7 +133,7 @@ test("a feed keeps its last bytes; what comes from before them is told", patienc
   const gone = new AbortController()
   const stay = await fetch(url, { signal: gone.signal })
   const trimmed = await until(async () => {
-    const response = await fetch(`${streamUrl}&offset=-1`)
+    const response = await fetch(`${streamUrl}&offset=${BEGIN}`)
     if (response.status === 410) return response
     await response.arrayBuffer()
   })

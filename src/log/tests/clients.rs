@@ -250,7 +250,10 @@ impl Follower {
         let stream = world.stream(path).await;
         let id = stream.tail().view().unwrap().meta.id;
         let mut at = 0;
-        while let Some(view) = stream.tail().wait(id, at).await {
+        while stream.tail().wait(id, at).await {
+            let Some(view) = stream.tail().view() else {
+                return;
+            };
             if view.closed && view.tail == at {
                 return;
             }

@@ -115,7 +115,8 @@ async fn read_holding(world: Arc<World>, path: usize) -> Vec<Stored> {
     let id = stream.tail().view().unwrap().meta.id;
     let (mut at, mut seen) = (0, Vec::new());
     loop {
-        let view = stream.tail().wait(id, at).await.unwrap();
+        assert!(stream.tail().wait(id, at).await);
+        let view = stream.tail().view().unwrap();
         if view.closed && view.tail == at {
             return seen;
         }
