@@ -25,6 +25,13 @@ fn the_admin_port_tells_how_it_is() {
     assert_eq!(server.admin("/healthz").status, 200);
     assert_eq!(server.admin("/readyz").status, 200);
     assert_eq!(server.admin("/nothing").status, 404);
+    // An answer is counted once it is sent.
+    wait_until("all answers are counted", || {
+        let metrics = server.admin("/metrics").body;
+        String::from_utf8(metrics)
+            .unwrap()
+            .contains("status=\"404\"")
+    });
     let metrics = server.admin("/metrics");
     assert_eq!(metrics.status, 200);
     assert!(metrics.expect("content-type").starts_with("text/plain"));
