@@ -14,12 +14,14 @@ use crate::serve::Hot;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::pin::pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::coop::unconstrained;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
 /// Readers that a crowd takes. Others wait while it writes to all of them.
@@ -67,9 +69,8 @@ impl Crowds {
             joined,
             readers: vec![reader],
             sockets: Arc::default(),
-            last: None,
         };
-        tokio::spawn(unconstrained(crowd.run()));
+        tokio::spawn(crowd.run());
     }
 }
 
@@ -81,9 +82,10 @@ struct Crowd {
     joined: UnboundedReceiver<Waiting>,
     readers: Vec<Waiting>,
     sockets: Arc<Sockets>,
-    /// The events that were written last, and how they go over a connection.
-    last: Option<(Bytes, Bytes)>,
 }
+
+/// Events, and how they go over a connection.
+type Framed = Option<(Bytes, Bytes)>;
 
 /// Tells that a socket may be read from: its client has left, or sends something ahead.
 #[derive(Default)]
@@ -101,19 +103,24 @@ impl Crowd {
         let mut timer = pin!(sleep_until(Instant::now()));
         let stop = self.gateway.server.draining.clone();
         let mut stop = pin!(stop.cancelled());
-        self.look_at_sockets();
+        self.look_at_sockets().await;
         loop {
             let moved = self.moved.clone();
             let mut moved = pin!(moved.notified());
             // Registered before the look, so that no move falls between.
             moved.as_mut().enable();
-            let turn = self.serve(Instant::now());
+            let turn = self.serve(Instant::now()).await;
             if self.readers.is_empty() {
                 match self.close() {
                     Some(reader) => self.readers.push(reader),
                     None => return,
                 }
-                self.look_at_sockets();
+                self.look_at_sockets().await;
+                continue;
+            }
+            if is_ready(moved.as_mut()).await {
+                // Other tasks have their turn between two events.
+                yield_now().await;
                 continue;
             }
             if turn < timer.deadline() || timer.is_elapsed() {
@@ -122,10 +129,10 @@ impl Crowd {
             tokio::select! {
                 biased;
                 () = moved => {}
-                () = sockets.0.notified() => self.look_at_sockets(),
+                () = sockets.0.notified() => self.look_at_sockets().await,
                 Some(reader) = self.joined.recv() => {
                     self.readers.push(reader);
-                    self.look_at_sockets();
+                    self.look_at_sockets().await;
                 }
                 () = &mut timer => {}
                 () = &mut stop => {
@@ -138,59 +145,39 @@ impl Crowd {
     }
 
     /// Writes to each reader what there is for it. Returns when the first of them has a turn.
-    fn serve(&mut self, now: Instant) -> Instant {
+    async fn serve(&mut self, now: Instant) -> Instant {
         let mut turn = now + self.gateway.keeping.idle_timeout;
-        let mut next = 0;
-        while next < self.readers.len() {
-            if self.write(next, now) {
-                turn = turn.min(self.readers[next].events.live.turn());
-                next += 1;
-            } else {
-                let reader = self.readers.swap_remove(next);
-                self.leave(reader);
+        let mut last = None;
+        self.keep(|reader| {
+            let stays = reader.write(now, &mut last);
+            if stays {
+                turn = turn.min(reader.events.live.turn());
             }
-        }
+            stays
+        })
+        .await;
         turn
     }
 
-    /// Writes what there is for a reader. False if there is anything else to do for it.
-    fn write(&mut self, reader: usize, now: Instant) -> bool {
-        let Waiting {
-            events, connection, ..
-        } = &mut self.readers[reader];
-        loop {
-            let next = match events.live.hot(now) {
-                Hot::Events(next) => next,
-                Hot::Nothing => return true,
-                Hot::Unknown => return false,
-            };
-            events.sent.bytes += next.len() as u64;
-            let chunk = match &self.last {
-                Some((last, chunk)) if is_same(last, &next) => chunk.clone(),
-                _ => {
-                    let chunk = chunk(&next);
-                    self.last = Some((next, chunk.clone()));
-                    chunk
-                }
-            };
-            if !connection.write_at_once(chunk) {
-                return false;
-            }
-        }
+    /// Lets go of readers whose sockets have something to say, and waits for the others'.
+    async fn look_at_sockets(&mut self) {
+        let waker = Waker::from(self.sockets.clone());
+        self.keep(|reader| {
+            let mut context = Context::from_waker(&waker);
+            reader.connection.is_silent(&mut context)
+        })
+        .await;
     }
 
-    /// Lets go of readers whose sockets have something to say, and waits for the others'.
-    fn look_at_sockets(&mut self) {
-        let waker = Waker::from(self.sockets.clone());
-        let mut context = Context::from_waker(&waker);
-        let mut next = 0;
-        while next < self.readers.len() {
-            if self.readers[next].connection.is_silent(&mut context) {
-                next += 1;
-            } else {
-                let reader = self.readers.swap_remove(next);
-                self.leave(reader);
-            }
+    /// Keeps the readers that stay, and lets the others go, without a pause: the budget of a task is
+    /// for one connection.
+    async fn keep(&mut self, mut stays: impl FnMut(&mut Waiting) -> bool) {
+        let leaving = unconstrained(async {
+            let leaving = self.readers.extract_if(.., |reader| !stays(reader));
+            leaving.collect::<Vec<_>>()
+        });
+        for reader in leaving.await {
+            self.leave(reader);
         }
     }
 
@@ -211,6 +198,35 @@ impl Crowd {
         }
         self.joined.try_recv().ok()
     }
+}
+
+impl Waiting {
+    /// Writes what there is for the reader. False if there is anything else to do for it.
+    fn write(&mut self, now: Instant, last: &mut Framed) -> bool {
+        loop {
+            let next = match self.events.live.hot(now) {
+                Hot::Events(next) => next,
+                Hot::Nothing => return true,
+                Hot::Unknown => return false,
+            };
+            self.events.sent.bytes += next.len() as u64;
+            let chunk = match last {
+                Some((last, chunk)) if is_same(last, &next) => chunk.clone(),
+                _ => {
+                    let chunk = chunk(&next);
+                    *last = Some((next, chunk.clone()));
+                    chunk
+                }
+            };
+            if !self.connection.write_at_once(chunk) {
+                return false;
+            }
+        }
+    }
+}
+
+async fn is_ready(mut future: Pin<&mut impl Future<Output = ()>>) -> bool {
+    poll_fn(|context| Poll::Ready(future.as_mut().poll(context).is_ready())).await
 }
 
 /// Whether these are the same bytes in memory.

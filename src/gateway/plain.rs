@@ -156,11 +156,7 @@ impl Gateway {
             None => Some(served.await),
             Some(from) => {
                 access().live_opened(Live::LongPoll, &from);
-                tokio::select! {
-                    biased;
-                    served = served => Some(served),
-                    () = left(stream, ahead) => None,
-                }
+                unless_left(served, stream, ahead).await
             }
         };
         let writing = Writing {
@@ -178,6 +174,20 @@ impl Gateway {
         };
         self.finished(&access(), &asked, &sent);
         writing.goes_on && sent.broken.is_none()
+    }
+}
+
+/// What is waited for, unless the client leaves before. What he sends ahead meanwhile belongs to his
+/// next request.
+async fn unless_left<T>(
+    awaited: impl Future<Output = T>,
+    stream: &mut Stream,
+    ahead: &mut BytesMut,
+) -> Option<T> {
+    tokio::select! {
+        biased;
+        there = awaited => Some(there),
+        () = left(stream, ahead) => None,
     }
 }
 

@@ -99,7 +99,8 @@ pub(super) fn records(
     if found != id {
         return Ok(None);
     }
-    let mut frames = BytesMut::new();
+    let bytes = end.saturating_sub(start).min(bytes_max);
+    let mut frames = BytesMut::with_capacity(bytes as usize);
     let mut broken = false;
     let last = keys::position_key(id, end);
     kv.scan(Table::Records, &key, &last, &mut |key, value| {

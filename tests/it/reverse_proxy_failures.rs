@@ -1,13 +1,15 @@
 //! Upstreams that are not there, fall silent, or break off; and which of several gets a request.
 
 use std::collections::BTreeSet;
-use std::io;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
+use std::time::Duration;
 
-use crate::common::{Server, assert_problem, wait_until};
+use crate::common::{PATIENCE, Server, assert_problem, wait_until};
 use crate::reverse_proxy_upstream::{Upstream, nobody, proxy};
 
 #[test]
@@ -93,6 +95,61 @@ fn an_upstream_that_is_silent_is_given_up() {
         1,
         "a retry would wait as long again"
     );
+}
+
+/// An address that lets nobody in: as many wait at its door as may. They do as long as the rest of
+/// what is returned lives.
+fn crowded() -> (SocketAddr, TcpListener, Vec<TcpStream>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(500)) {
+        waiting.push(stream);
+    }
+    (address, listener, waiting)
+}
+
+#[test]
+fn an_upstream_that_lets_nobody_in_is_given_up() {
+    let (address, _listener, _waiting) = crowded();
+    let silent = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let tls = format!("https://{}", silent.local_addr().unwrap());
+    for upstream in [format!("http://{address}"), tls] {
+        let server = proxy(&[&upstream], "timeouts = { connect = \"200ms\" }");
+        for body in [&b""[..], b"body"] {
+            let answer = server.call("POST", "/", &[], body);
+            assert_eq!(assert_problem(&answer, 502), "UPSTREAM_UNREACHABLE");
+        }
+    }
+}
+
+#[test]
+fn an_upstream_that_takes_nothing_is_given_up() {
+    let upstream = Upstream::start(|_, _| {
+        std::thread::sleep(PATIENCE);
+        Ok(())
+    });
+    let server = proxy(&[upstream.url()], "timeouts = { write = \"200ms\" }");
+    let mut client = TcpStream::connect(server.address()).unwrap();
+    let mut writer = client.try_clone().unwrap();
+    let writing = std::thread::spawn(move || {
+        // More than sockets hold; it ends when the connection does.
+        let length = 256 << 20;
+        let head = format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n");
+        writer.write_all(head.as_bytes())?;
+        (0..256).try_for_each(|_| writer.write_all(&[0; 1 << 20]))
+    });
+    let mut answer = String::new();
+    let mut bytes = [0; 1024];
+    while !answer.contains("UPSTREAM_TIMEOUT") {
+        let read = client.read(&mut bytes).unwrap();
+        assert!(read > 0, "{answer}");
+        answer.push_str(&String::from_utf8_lossy(&bytes[..read]));
+    }
+    assert!(answer.starts_with("HTTP/1.1 504"), "{answer}");
+    drop(client);
+    drop(server);
+    writing.join().unwrap().unwrap_err();
 }
 
 #[test]
