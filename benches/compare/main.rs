@@ -14,6 +14,7 @@ mod rows;
 mod servers;
 mod sse;
 mod stats;
+mod syscalls;
 
 use clap::{Parser, ValueEnum};
 use report::Report;
@@ -53,6 +54,11 @@ struct Args {
     #[arg(long, default_value = "")]
     log_settings: String,
 
+    /// Also counts system calls, which makes all else slower: for runs of their own. It needs `perf`
+    /// and the right to use it.
+    #[arg(long)]
+    syscalls: bool,
+
     /// Where the servers' data lies while they run.
     #[arg(long, default_value = concat!(env!("CARGO_TARGET_TMPDIR"), "/compare"))]
     scratch: PathBuf,
@@ -81,6 +87,7 @@ fn main() -> io::Result<()> {
         competitors: cache.join("competitors"),
         scratch: args.scratch.clone(),
         log_settings: args.log_settings.clone(),
+        syscalls: args.syscalls,
     };
     let results = setup.scratch.join("results.jsonl");
     let mut report = Report::begin(&results, args.resume)?;

@@ -3,6 +3,8 @@
 use crate::process::Usage;
 use crate::servers::Server;
 use crate::stats::Figure;
+use crate::syscalls::SystemCalls;
+use std::cell::Cell;
 use std::fs;
 use std::io;
 
@@ -77,11 +79,13 @@ fn switches(status: &str) -> u64 {
 pub(crate) struct Meter {
     server: Cost,
     generator: Cost,
+    system_calls: Cell<Option<SystemCalls>>,
 }
 
 impl Meter {
     pub(crate) fn begin(server: &Server) -> io::Result<Self> {
         Ok(Self {
+            system_calls: Cell::new(server.count_system_calls()?),
             server: server.cost()?,
             generator: Cost::of(std::process::id(), false)?,
         })
@@ -97,12 +101,17 @@ impl Meter {
         let used = self.server(server)?;
         let generator = Cost::of(std::process::id(), false)?.since(self.generator);
         let operations = operations.max(1) as f64;
-        Ok(vec![
+        let mut figures = vec![
             Figure::less("server CPU µs each", used.cpu_us / operations),
             Figure::less("generator CPU µs each", generator.cpu_us / operations),
             Figure::less("context switches each", used.switches as f64 / operations),
             Figure::less("RSS MiB", used.resident_mib),
-        ])
+        ];
+        if let Some(calls) = self.system_calls.take() {
+            let calls = calls.end()? as f64;
+            figures.push(Figure::less("system calls each", calls / operations));
+        }
+        Ok(figures)
     }
 
     /// Bytes written to the disk for each byte of payload.

@@ -5,6 +5,7 @@ mod install;
 
 use crate::http::Client;
 use crate::meter::Cost;
+use crate::syscalls::{SystemCalls, family};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io;
@@ -83,6 +84,8 @@ pub(crate) struct Setup {
     pub(crate) scratch: PathBuf,
     /// Further lines for Headwater's table `[log]`.
     pub(crate) log_settings: String,
+    /// Whether system calls are counted.
+    pub(crate) syscalls: bool,
 }
 
 /// A server while it runs. It is killed when this is dropped, and its data removed.
@@ -93,6 +96,7 @@ pub(crate) struct Server {
     /// What stands in front of it.
     front: Option<Child>,
     files_max: u32,
+    syscalls: bool,
     pub(crate) address: SocketAddr,
     pub(crate) tls: Option<SocketAddr>,
     dir: TempDir,
@@ -140,6 +144,7 @@ impl Server {
             command,
             front: None,
             files_max,
+            syscalls: setup.syscalls,
             address,
             tls,
             dir,
@@ -202,6 +207,16 @@ impl Server {
             Some(front) => Ok(cost.and(Cost::of(front.id(), true)?)),
             None => Ok(cost),
         }
+    }
+
+    /// Begins to count the system calls that it makes, if they are to be counted.
+    pub(crate) fn count_system_calls(&self) -> io::Result<Option<SystemCalls>> {
+        if !self.syscalls {
+            return Ok(None);
+        }
+        let front = self.front.iter().map(Child::id);
+        let pids: Vec<u32> = front.chain([self.child.id()]).flat_map(family).collect();
+        SystemCalls::begin(&pids, self.dir()).map(Some)
     }
 
     /// A directory for files of the measurement.
