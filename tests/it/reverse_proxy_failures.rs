@@ -137,7 +137,8 @@ fn an_upstream_that_takes_nothing_is_given_up() {
         let length = 256 << 20;
         let head = format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n");
         writer.write_all(head.as_bytes())?;
-        (0..256).try_for_each(|_| writer.write_all(&[0; 1 << 20]))
+        let piece = vec![0; 1 << 20];
+        (0..256).try_for_each(|_| writer.write_all(&piece))
     });
     let mut answer = String::new();
     let mut bytes = [0; 1024];
