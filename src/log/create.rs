@@ -176,6 +176,7 @@ impl Log {
         let change = Change {
             stream: point.source.clone(),
             state: Some(state.clone()),
+            written: true,
             appended: None,
         };
         let mut sequenced = stream.sequenced.lock();
@@ -241,6 +242,7 @@ impl Log {
         changes.push(Change {
             stream: stream.clone(),
             state: Some(state.clone()),
+            written: true,
             appended: frames.map(|frames| Run { start, frames }),
         });
         let created = created(&state, true);

@@ -6,7 +6,7 @@
 //! | meta      | `ids`                        | stream ids below this may be in use, u64     |
 //! | meta      | `secret`                     | 32 random bytes of this database             |
 //! | meta      | `database`                   | 4 random bytes that name this database       |
-//! | streams   | namespace NUL path           | [`StreamState`]                              |
+//! | streams   | namespace NUL path           | [`StreamState`]; [records](super::row) go on |
 //! | records   | id, start                    | the frames of appends, in one segment        |
 //! | segments  | id, start                    | [`SegmentHeader`]                            |
 //! | packed    | id, start                    | the frames of a packed segment               |
@@ -23,6 +23,7 @@
 //! headers. Every state begins with its own version.
 
 use super::codec::{In, Out};
+use super::row::Row;
 use super::state::{ProducerState, StreamState};
 use crate::types::{
     ForkMeta, Kind, Lifetime, Outcome, Position, ProducerStamp, Retention, Span, StreamEnd,
@@ -32,8 +33,8 @@ use bytes::Bytes;
 use std::sync::Arc;
 use thiserror::Error;
 
-/// The version of this layout.
-pub const FORMAT: u32 = 1;
+/// The version of this layout. In the first one no row of a state lay behind its records.
+pub const FORMAT: u32 = 2;
 pub const FORMAT_KEY: &[u8] = b"format";
 pub const IDS_KEY: &[u8] = b"ids";
 pub const SECRET_KEY: &[u8] = b"secret";
@@ -323,7 +324,7 @@ pub fn read_state(value: &[u8]) -> Result<StreamState, Corrupt> {
         return Err(input.corrupt());
     }
     let meta = read_meta(&mut input)?;
-    Ok(StreamState {
+    let mut state = StreamState {
         meta: Arc::new(meta),
         earliest: input.since(2, In::number)?,
         tail: input.number()?,
@@ -346,7 +347,10 @@ pub fn read_state(value: &[u8]) -> Result<StreamState, Corrupt> {
         deleted: input.flag()?,
         producers: input.number()? as u32,
         last_used_ms: input.number()?,
-    })
+        row: Row::default(),
+    };
+    state.row = Row::of(&state);
+    Ok(state)
 }
 
 fn read_meta(input: &mut In<'_>) -> Result<StreamMeta, Corrupt> {

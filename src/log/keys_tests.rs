@@ -80,12 +80,15 @@ prop_compose! {
         closed_by in option::of(stamps()),
         stream_seq in option::of("\\PC{0,20}"),
     ) -> StreamState {
-        StreamState {
+        let mut state = StreamState {
             meta: Arc::new(meta),
             earliest, tail, sealed, last_seal, open_appends, closed, closed_by, forks, deleted, producers, last_used_ms, unfinished, retaining,
             end: end.map(Arc::new),
             stream_seq: stream_seq.map(Arc::from),
-        }
+            row: Row::default(),
+        };
+        state.row = Row::of(&state);
+        state
     }
 }
 

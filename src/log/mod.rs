@@ -19,6 +19,7 @@ mod recovery;
 mod registry;
 mod retention;
 pub mod rocks;
+mod row;
 mod segment;
 pub mod state;
 mod stream;

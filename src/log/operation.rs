@@ -15,6 +15,8 @@ pub(super) struct Change {
     pub(super) stream: Arc<Stream>,
     /// `None` removes the stream.
     pub(super) state: Option<StreamState>,
+    /// Whether the state is written down; otherwise what is appended tells it.
+    pub(super) written: bool,
     pub(super) appended: Option<Run>,
 }
 
@@ -49,6 +51,7 @@ impl Operation {
         let change = Change {
             stream: stream.clone(),
             state,
+            written: true,
             appended: None,
         };
         Self {
@@ -81,16 +84,18 @@ impl Operation {
 const JOINED_BYTES_MAX: usize = 16 * 1024;
 
 /// All that a batch changes. What it appends to one stream is joined to few records, and of a
-/// stream's states only the last one is written.
+/// stream's states only the last one is written, if any of them is.
 pub(super) fn writes_of<'a>(
     batch: impl DoubleEndedIterator<Item = &'a Operation> + Clone,
 ) -> Vec<Write> {
     let mut writes = records_of(batch.clone().flat_map(|operation| &operation.changes));
     let others = batch.clone().flat_map(|operation| &operation.writes);
     writes.extend(others.cloned());
-    let mut seen = HashSet::new();
+    let changes = batch.clone().flat_map(|operation| &operation.changes);
+    let written = changes.filter(|change| change.written);
+    let mut due: HashSet<_> = written.map(|change| Arc::as_ptr(&change.stream)).collect();
     for change in batch.rev().flat_map(|operation| &operation.changes) {
-        if seen.insert(Arc::as_ptr(&change.stream)) {
+        if due.remove(&Arc::as_ptr(&change.stream)) {
             writes.push(state_write(change));
         }
     }

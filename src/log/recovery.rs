@@ -81,19 +81,22 @@ fn check_format(kv: &dyn Kv) -> Result<(), OpenError> {
         Some(value) => {
             let bytes = value.try_into().map_err(|_| Corrupt("format"))?;
             let found = u32::from_be_bytes(bytes);
-            if found == keys::FORMAT {
-                Ok(())
-            } else {
-                Err(OpenError::Format { found })
+            match found {
+                keys::FORMAT => Ok(()),
+                // All that it says holds in this one too.
+                1 => Ok(write_format(kv)?),
+                found => Err(OpenError::Format { found }),
             }
         }
-        None => {
-            let value = Bytes::copy_from_slice(&keys::FORMAT.to_be_bytes());
-            let key = Bytes::from_static(keys::FORMAT_KEY);
-            kv.write(&[Write::Put(Table::Meta, key, value)])?;
-            Ok(kv.sync()?)
-        }
+        None => Ok(write_format(kv)?),
     }
+}
+
+fn write_format(kv: &dyn Kv) -> Result<(), KvError> {
+    let value = Bytes::copy_from_slice(&keys::FORMAT.to_be_bytes());
+    let key = Bytes::from_static(keys::FORMAT_KEY);
+    kv.write(&[Write::Put(Table::Meta, key, value)])?;
+    kv.sync()
 }
 
 fn left_over(kv: &dyn Kv) -> Result<Vec<Pending>, OpenError> {

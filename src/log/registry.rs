@@ -147,6 +147,7 @@ impl Log {
             let mut state = value.map(|value| keys::read_state(&value)).transpose()?;
             if let Some(state) = &mut state {
                 self.load_note(state).await?;
+                self.catch_up(state).await?;
             }
             stream.load(state);
             Ok(())

@@ -165,7 +165,7 @@ fn table_options(table: Table, config: &LogConfig, cache: &Cache) -> Result<Opti
     options.set_level_compaction_dynamic_level_bytes(true);
     options.set_compression_type(DBCompressionType::Lz4);
     if matches!(table, Table::Streams | Table::Producers) {
-        // These are written with every append, and looked up: the last value is enough. They are walked
+        // These are written again and again, and looked up: the last value is enough. They are walked
         // only for streams that nobody writes to any more.
         options.set_inplace_update_support(true);
         options.set_inplace_update_locks(INPLACE_LOCKS);

@@ -1,5 +1,6 @@
 //! What a stream is and what may be done to it: pure rules, without IO; time is an argument.
 
+use super::row::Row;
 use crate::types::{
     Kind, Lifetime, Position, ProducerStamp, Retention, Span, StreamEnd, StreamId, StreamMeta,
     StreamPath, UnixMs, same_content_type,
@@ -64,6 +65,8 @@ pub struct StreamState {
     pub producers: u32,
     /// The last read or write, as far as it is written down.
     pub last_used_ms: UnixMs,
+    /// What of this is on disk; appends may be ahead of it.
+    pub row: Row,
 }
 
 impl StreamState {
@@ -87,6 +90,10 @@ impl StreamState {
             deleted: false,
             producers: 0,
             last_used_ms: now_ms,
+            row: Row {
+                tail: start,
+                last_used_ms: now_ms,
+            },
         }
     }
 

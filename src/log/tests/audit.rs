@@ -4,6 +4,7 @@ use crate::frame::Frames;
 use crate::log::keys::{self, Pending, SegmentHeader, TimerKind};
 use crate::log::kv::{Entry, Kv, Table};
 use crate::log::pack::RECORD_BYTES_LARGE;
+use crate::log::row::read_behind;
 use crate::log::state::StreamState;
 use crate::types::{Position, StreamId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -72,7 +73,7 @@ impl Tables {
         Self {
             streams: entries(kv, Table::Streams)
                 .iter()
-                .map(|(_, value)| keys::read_state(value).unwrap())
+                .map(|(_, value)| state_of(kv, value))
                 .collect(),
             records: positions(Table::Records).collect(),
             segments: positions(Table::Segments)
@@ -225,6 +226,13 @@ fn appends_of(frames: &[u8]) -> usize {
     let ends: Vec<usize> = ends.map(|frame| frame.end).collect();
     assert_eq!(ends.last(), Some(&frames.len()));
     ends.len()
+}
+
+/// A state with the appends that its row does not tell.
+fn state_of(kv: &dyn Kv, row: &[u8]) -> StreamState {
+    let mut state = keys::read_state(row).unwrap();
+    read_behind(kv, &mut state).unwrap();
+    state
 }
 
 fn owner(key: &[u8]) -> StreamId {

@@ -19,6 +19,7 @@ mod requests;
 mod retaining;
 mod retention_fork_tests;
 mod retention_tests;
+mod row_tests;
 mod steps;
 mod store;
 mod trimming;

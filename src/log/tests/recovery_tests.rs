@@ -85,12 +85,28 @@ async fn a_crash_while_opening_does_no_harm() {
     }
 }
 
-#[tokio::test]
-async fn another_format_is_refused() {
+/// A store that says it is of a format.
+fn of_format(format: u32) -> Arc<MemoryStore> {
     let store = MemoryStore::new();
-    let value = Bytes::copy_from_slice(&(FORMAT + 1).to_be_bytes());
+    let value = Bytes::copy_from_slice(&format.to_be_bytes());
     let key = Bytes::from_static(FORMAT_KEY);
     store.write(&[Write::Put(Table::Meta, key, value)]).unwrap();
-    let found = open(&store).err();
-    assert!(matches!(found, Some(OpenError::Format { found }) if found == FORMAT + 1));
+    store
+}
+
+#[tokio::test]
+async fn another_format_is_refused() {
+    for format in [0, FORMAT + 1] {
+        let found = open(&of_format(format)).err();
+        assert!(matches!(found, Some(OpenError::Format { found }) if found == format));
+    }
+}
+
+/// An earlier server would take rows for tails: it must not open what this one wrote.
+#[tokio::test]
+async fn the_first_format_becomes_this_one() {
+    let store = of_format(1);
+    open(&store).unwrap().stop().await;
+    let format = store.get(Table::Meta, FORMAT_KEY).unwrap();
+    assert_eq!(format.as_deref(), Some(&FORMAT.to_be_bytes()[..]));
 }
