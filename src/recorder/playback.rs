@@ -7,13 +7,15 @@ use super::recording::Started;
 use super::seek::Seek;
 use crate::frame::Frames;
 use crate::hub::Run;
-use crate::log::{AnswerBody, Log, ReadError, Stream};
+use crate::log::{AnswerBody, Log, Look, ReadError, Stream};
 use crate::types::{Outcome, Position, StreamEnd, StreamId};
 use bytes::{Bytes, BytesMut};
+use std::future::pending;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// A comment, which every client ignores.
 const HEARTBEAT: &[u8] = b": heartbeat\n\n";
@@ -32,8 +34,10 @@ pub struct Playback {
     boundary: Boundary,
     /// How often a silent answer gets a comment; zero: never.
     heartbeat: Duration,
-    /// Cancelled when readers must go, of a stream that does not end by itself.
-    leave: CancellationToken,
+    /// For the next comment; it stays from one wait to the next.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// Over when readers must go, of a stream that does not end by itself.
+    leave: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     _reader: Option<Reader>,
 }
 
@@ -69,14 +73,15 @@ impl Playback {
                 // Only events know comments.
                 Framing::Lines | Framing::Chunks => Duration::ZERO,
             },
-            leave: CancellationToken::new(),
+            timer: None,
+            leave: None,
             _reader: reader,
         }
     }
 
     /// Ends the answer when a token is cancelled.
     pub(super) fn until(mut self, leave: &CancellationToken) -> Self {
-        self.leave = leave.clone();
+        self.leave = Some(Box::pin(leave.clone().cancelled_owned()));
         self
     }
 
@@ -144,8 +149,18 @@ impl Playback {
     /// What comes next, once it is there.
     pub async fn next(&mut self) -> Next {
         loop {
+            if self.held.is_empty() {
+                match self.wait().await {
+                    Waited::Moved => {}
+                    Waited::Silent if self.boundary.is_here() => {
+                        return Next::Bytes(Bytes::from_static(HEARTBEAT));
+                    }
+                    Waited::Silent => continue,
+                    Waited::Leave => return Next::End,
+                }
+            }
             let found = match std::mem::take(&mut self.held) {
-                held if held.is_empty() => Box::pin(self.unseen()).await,
+                held if held.is_empty() => self.unseen().await,
                 held => Ok(Found::Bytes(held)),
             };
             match found {
@@ -157,34 +172,27 @@ impl Playback {
                 Ok(Found::Tail) => {}
                 Err(error) => return Next::Broken(Arc::new(unreadable(&error))),
             }
-            match self.wait().await {
-                Waited::Silent if self.boundary.is_here() => {
-                    return Next::Bytes(Bytes::from_static(HEARTBEAT));
-                }
-                Waited::Moved | Waited::Silent => {}
-                Waited::Leave => return Next::End,
-            }
         }
     }
 
-    /// Waits for more, or until a comment is due.
-    async fn wait(&self) -> Waited {
-        let moved = self.stream.tail().wait(self.id, self.at);
-        let moved = async {
-            if self.heartbeat.is_zero() {
-                moved.await;
-                return Waited::Moved;
+    /// Waits for more, unless it is there, or until a comment is due.
+    async fn wait(&mut self) -> Waited {
+        let mut moved = pin!(self.stream.tail().wait(self.id, self.at));
+        let due = Instant::now() + self.heartbeat;
+        loop {
+            tokio::select! {
+                biased;
+                _ = &mut moved => return Waited::Moved,
+                () = set(&mut self.timer, due), if !self.heartbeat.is_zero() => {}
+                () = over(&mut self.leave) => return Waited::Leave,
             }
-            match timeout(self.heartbeat, moved).await {
-                Ok(_) => Waited::Moved,
-                Err(_) => Waited::Silent,
+            if Instant::now() >= due {
+                self.log.touch(&self.stream);
+                return Waited::Silent;
             }
-        };
-        let waited = self.leave.run_until_cancelled(moved).await;
-        if let Some(Waited::Silent) = waited {
-            self.log.touch(&self.stream);
+            // It was set for an earlier wait.
+            self.timer = None;
         }
-        waited.unwrap_or(Waited::Leave)
     }
 
     /// Where in the stream the reader is.
@@ -209,7 +217,10 @@ impl Playback {
 
     /// What there is now.
     async fn read(&mut self) -> Result<Found, ReadError> {
-        let answer = self.log.answer(&self.stream, self.at).await?;
+        let answer = match self.log.look(&self.stream, self.at)? {
+            Look::Known(answer) => answer,
+            Look::Stored(_) => Box::pin(self.log.answer(&self.stream, self.at)).await?,
+        };
         if answer.view.meta.id != self.id {
             return Err(ReadError::Gone);
         }
@@ -224,12 +235,27 @@ impl Playback {
         let runs = match &answer.body {
             AnswerBody::Hot(runs) => runs,
             AnswerBody::Cold(parts) => {
-                cold = vec![self.log.piece(parts, answer.from).await?];
+                cold = vec![Box::pin(self.log.piece(parts, answer.from)).await?];
                 &cold
             }
         };
         self.at = runs.last().map_or(answer.to, Run::end);
         Ok(Found::Bytes(payload(runs)))
+    }
+}
+
+/// Waits for a timer, which is set if there is none.
+async fn set(timer: &mut Option<Pin<Box<Sleep>>>, due: Instant) {
+    timer
+        .get_or_insert_with(|| Box::pin(sleep_until(due)))
+        .await;
+}
+
+/// Waits until readers must go.
+async fn over(leave: &mut Option<Pin<Box<WaitForCancellationFutureOwned>>>) {
+    match leave {
+        Some(leave) => leave.await,
+        None => pending().await,
     }
 }
 

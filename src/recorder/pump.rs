@@ -150,6 +150,7 @@ impl<'a> Pump<'a> {
             route.bounds.total_timeout
         }));
         let mut silent = pin!(sleep(inactivity));
+        let mut heard = Instant::now();
         loop {
             let room = self.splitter.pending_bytes() < PENDING_BYTES_MAX;
             let awaited = self.splitter.pending_bytes() > 0;
@@ -163,7 +164,7 @@ impl<'a> Pump<'a> {
                 () = &mut left => return Ok(aborted("no_readers")),
                 () = &mut late => return Ok(failed("total_timeout")),
                 chunk = body.next(), if room => {
-                    silent.as_mut().reset(Instant::now() + inactivity);
+                    heard = Instant::now();
                     match chunk {
                         Ok(Some(chunk)) if self.exceeds(&chunk) => return Ok(failed("too_large")),
                         Ok(Some(chunk)) => self.take(&chunk),
@@ -175,7 +176,14 @@ impl<'a> Pump<'a> {
                     }
                 }
                 () = std::future::ready(()), if !room && self.is_stuck() => return Ok(failed("event_too_large")),
-                () = &mut silent => return Ok(failed("inactivity")),
+                () = &mut silent => {
+                    // To set it for each chunk would cost more.
+                    let until = heard + inactivity;
+                    if Instant::now() >= until {
+                        return Ok(failed("inactivity"));
+                    }
+                    silent.as_mut().reset(until);
+                }
                 () = due(self.part_due), if self.append.is_none() => {}
             }
             self.append_more();
