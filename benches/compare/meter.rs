@@ -22,8 +22,16 @@ pub(crate) struct Cost {
 }
 
 impl Cost {
-    /// Of a process and, if asked for, all below it.
-    pub(crate) fn of(pid: u32, children: bool) -> io::Result<Self> {
+    /// Of a process and all below it.
+    pub(crate) fn of_family(pid: u32) -> io::Result<Self> {
+        let below = family(pid).into_iter().skip(1);
+        // One may have ended meanwhile.
+        let below = below.map(|pid| Self::of(pid).unwrap_or_default());
+        Ok(below.fold(Self::of(pid)?, Self::and))
+    }
+
+    /// Of a process.
+    fn of(pid: u32) -> io::Result<Self> {
         let usage = Usage::of(pid)?;
         let mut cost = Self {
             cpu_us: usage.cpu.as_secs_f64() * 1e6,
@@ -36,12 +44,6 @@ impl Cost {
             // A thread may have ended meanwhile.
             let status = fs::read_to_string(task.join("status")).unwrap_or_default();
             cost.switches += switches(&status);
-            if children {
-                let pids = fs::read_to_string(task.join("children")).unwrap_or_default();
-                for child in pids.split_whitespace().filter_map(|pid| pid.parse().ok()) {
-                    cost = cost.and(Self::of(child, true).unwrap_or_default());
-                }
-            }
         }
         Ok(cost)
     }
@@ -87,7 +89,7 @@ impl Meter {
         Ok(Self {
             system_calls: Cell::new(server.count_system_calls()?),
             server: server.cost()?,
-            generator: Cost::of(std::process::id(), false)?,
+            generator: Cost::of(std::process::id())?,
         })
     }
 
@@ -99,7 +101,7 @@ impl Meter {
     /// The costs of so many operations.
     pub(crate) fn figures(&self, server: &Server, operations: u64) -> io::Result<Vec<Figure>> {
         let used = self.server(server)?;
-        let generator = Cost::of(std::process::id(), false)?.since(self.generator);
+        let generator = Cost::of(std::process::id())?.since(self.generator);
         let operations = operations.max(1) as f64;
         let mut figures = vec![
             Figure::less("server CPU µs each", used.cpu_us / operations),
@@ -120,4 +122,16 @@ impl Meter {
         let name = "bytes to disk per byte";
         Ok(Figure::less(name, written / payload.max(1) as f64))
     }
+}
+
+/// A process and all below it.
+pub(crate) fn family(pid: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+    let children = tasks.into_iter().flatten().flatten().flat_map(|task| {
+        let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        let pids = children.split_whitespace().map(str::parse);
+        pids.flatten().collect::<Vec<u32>>()
+    });
+    let below = children.flat_map(family);
+    [pid].into_iter().chain(below).collect()
 }

@@ -46,15 +46,3 @@ impl SystemCalls {
         count.ok_or_else(|| io::Error::other(format!("perf did not count: {text}")))
     }
 }
-
-/// A process and all below it.
-pub(crate) fn family(pid: u32) -> Vec<u32> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task"));
-    let children = tasks.into_iter().flatten().flatten().flat_map(|task| {
-        let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
-        let pids = children.split_whitespace().map(str::parse);
-        pids.flatten().collect::<Vec<u32>>()
-    });
-    let below = children.flat_map(family);
-    [pid].into_iter().chain(below).collect()
-}

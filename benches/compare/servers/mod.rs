@@ -4,8 +4,8 @@ mod commands;
 mod install;
 
 use crate::http::Client;
-use crate::meter::Cost;
-use crate::syscalls::{SystemCalls, family};
+use crate::meter::{Cost, family};
+use crate::syscalls::SystemCalls;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io;
@@ -202,9 +202,9 @@ impl Server {
 
     /// What it has used, and what stands in front of it.
     pub(crate) fn cost(&self) -> io::Result<Cost> {
-        let cost = Cost::of(self.child.id(), true)?;
+        let cost = Cost::of_family(self.child.id())?;
         match &self.front {
-            Some(front) => Ok(cost.and(Cost::of(front.id(), true)?)),
+            Some(front) => Ok(cost.and(Cost::of_family(front.id())?)),
             None => Ok(cost),
         }
     }
