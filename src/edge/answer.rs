@@ -19,6 +19,7 @@ use crate::protocol::names;
 use crate::protocol::reply::{Head, matches_etag};
 use crate::serve::{Body, Broken, Passed, Reply, ServeError};
 use crate::types::{Kind, Outcome, StreamEnd};
+use tokio::task::yield_now;
 
 /// An answer to a catch-up read.
 pub(super) struct Answer {
@@ -290,7 +291,11 @@ impl Rest {
     async fn next(&mut self) -> Result<Option<Bytes>, Broken> {
         match self {
             Self::Nothing => Ok(None),
-            Self::Cached(reader) => reader.next().await.map_err(|_| Broken),
+            Self::Cached(reader) => {
+                // Others get their turn, however fast the client takes what is sent.
+                yield_now().await;
+                reader.next().await.map_err(|_| Broken)
+            }
             Self::Origin(pull) => pull.next().await.map_err(|_| Broken),
         }
     }

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use bytes::{BufMut, Bytes, BytesMut};
 use std::sync::Arc;
 use thiserror::Error;
+use tokio::task::yield_now;
 
 /// The body of a reply.
 pub enum Body {
@@ -101,9 +102,15 @@ fn parts_of(body: AnswerBody) -> Vec<Part> {
 
 impl Pieces {
     /// The next piece; `None` at the end. An error means that the body cannot be completed.
+    ///
+    /// Between two pieces others get their turn: a client that takes what is sent at once would
+    /// hold up its worker for as long as the body lasts.
     pub async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
         if self.at >= self.to {
             return Ok(None);
+        }
+        if self.begun {
+            yield_now().await;
         }
         let piece = match self.held.piece(self.at) {
             Some(piece) => piece,

@@ -11,6 +11,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::HashMap;
 use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A stream and all that was appended to it.
 struct Story {
@@ -268,6 +270,41 @@ async fn a_body_is_made_once() {
         }
         assert!(bodies.iter().all(|body| *body == bodies[0]), "{accept}");
     }
+}
+
+/// A client that takes what is sent at once does not hold up all others.
+#[tokio::test]
+async fn others_get_their_turn_between_two_pieces() {
+    let log = LogConfig {
+        hot_bytes_max: 0,
+        ..LogConfig::default()
+    };
+    let story = Story::begin(1, &log, TEXT).await;
+    for _ in 0..10 {
+        let body = Bytes::from(vec![b'x'; 100_000]);
+        story.call(Method::POST, "", &[TEXT], body).await;
+    }
+    let reply = story.call(Method::GET, "", &[], Bytes::new()).await;
+    let Body::Pieces(mut pieces) = reply.body else {
+        panic!("it is several pieces");
+    };
+    let turns = Arc::new(AtomicU32::new(0));
+    let other = tokio::spawn({
+        let turns = turns.clone();
+        async move {
+            loop {
+                turns.fetch_add(1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    let mut sent = 0;
+    while pieces.next().await.unwrap().is_some() {
+        assert!(turns.load(Ordering::Relaxed) >= sent);
+        sent += 1;
+    }
+    assert!(sent > 2);
+    other.abort();
 }
 
 /// Short answers, those of an open tail and what is not text stay as they are.
