@@ -23,8 +23,7 @@
 //! headers. Every state begins with its own version.
 
 use super::codec::{In, Out};
-use super::row::Row;
-use super::state::{ProducerState, StreamState};
+use super::state::{ProducerState, Row, StreamState};
 use crate::types::{
     ForkMeta, Kind, Lifetime, Outcome, Position, ProducerStamp, Retention, Span, StreamEnd,
     StreamId, StreamMeta, StreamPath, UnixMs,

@@ -5,10 +5,10 @@
 
 use super::keys::{self, Corrupt};
 use super::kv::{Cached, Kv, Table};
-use super::state::StreamState;
+use super::state::{Row, StreamState};
 use super::{Log, ReadError};
 use crate::frame::Frames;
-use crate::types::{Lifetime, Position, UnixMs};
+use crate::types::{Lifetime, Position};
 use std::ops::ControlFlow;
 
 /// Most bytes of a stream that its row does not tell, but for one append.
@@ -18,23 +18,6 @@ const BEHIND_BYTES_MAX: u64 = 16 * 1024;
 const BEHIND_MS_MAX: u64 = 1000;
 /// The last use is exact where a lifetime is shorter than this.
 const SHORT_LIFETIME_SECONDS: u64 = 60;
-
-/// What a row says of what appends change.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Row {
-    pub tail: Position,
-    pub last_used_ms: UnixMs,
-}
-
-impl Row {
-    /// The row of a state that is written down.
-    pub(super) fn of(state: &StreamState) -> Self {
-        Self {
-            tail: state.tail,
-            last_used_ms: state.last_used_ms,
-        }
-    }
-}
 
 impl StreamState {
     /// Decides whether this state, which came from `before`, is written down with the append that

@@ -1,6 +1,5 @@
 //! What a stream is and what may be done to it: pure rules, without IO; time is an argument.
 
-use super::row::Row;
 use crate::types::{
     Kind, Lifetime, Position, ProducerStamp, Retention, Span, StreamEnd, StreamId, StreamMeta,
     StreamPath, UnixMs, same_content_type,
@@ -67,6 +66,23 @@ pub struct StreamState {
     pub last_used_ms: UnixMs,
     /// What of this is on disk; appends may be ahead of it.
     pub row: Row,
+}
+
+/// What the row of a stream's state says of what appends change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Row {
+    pub tail: Position,
+    pub last_used_ms: UnixMs,
+}
+
+impl Row {
+    /// The row of a state that is written down.
+    pub(super) fn of(state: &StreamState) -> Self {
+        Self {
+            tail: state.tail,
+            last_used_ms: state.last_used_ms,
+        }
+    }
 }
 
 impl StreamState {
