@@ -17,3 +17,4 @@ pub mod server;
 pub mod types;
 pub mod units;
 pub mod upstream;
+pub mod waits;

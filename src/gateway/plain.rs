@@ -15,6 +15,7 @@ use crate::observe::access;
 use crate::observe::metrics::{Live, Mode as ModeLabel};
 use crate::protocol::request::{self, Command, Mode, RequestError};
 use crate::serve::{self, Reply, ServeError, Target};
+use crate::waits::{Alarm, Seldom};
 use bytes::{Bytes, BytesMut};
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -23,11 +24,11 @@ use httparse::Status;
 use pingora::protocols::Stream;
 use std::future::poll_fn;
 use std::mem::MaybeUninit;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use tokio::io::AsyncReadExt;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::Instant;
 
 /// Bytes that are read at once: the head of a request, and a small body with it.
 const READ_BYTES: usize = 4096;
@@ -62,15 +63,16 @@ impl Gateway {
         stream: &mut Stream,
         mut ahead: BytesMut,
     ) -> Option<BytesMut> {
-        let mut draining = pin!(self.server.draining.cancelled());
-        let mut idle = pin!(sleep(self.keeping.idle_timeout));
+        let mut draining = Seldom::new(self.server.draining.cancelled());
+        let mut idle = Alarm::default();
         loop {
             if ahead.is_empty() {
+                let until = Instant::now() + self.keeping.idle_timeout;
                 tokio::select! {
                     biased;
                     read = read_ahead(stream, &mut ahead) => read?,
-                    () = self.idle(idle.as_mut()) => return None,
-                    () = &mut draining => return None,
+                    () = idle.until(until) => return None,
+                    () = draining.end() => return None,
                 };
             }
             let read = ahead.split().freeze();
@@ -84,19 +86,6 @@ impl Gateway {
             if !Box::pin(self.answer_plain(stream, &mut ahead, call)).await {
                 return None;
             }
-        }
-    }
-
-    /// Returns when a connection has been idle from now on for as long as it may. The timer is one
-    /// that was set before, for an earlier wait: to set it for each request would cost more.
-    async fn idle(&self, mut timer: Pin<&mut Sleep>) {
-        let until = Instant::now() + self.keeping.idle_timeout;
-        loop {
-            timer.as_mut().await;
-            if Instant::now() >= until {
-                return;
-            }
-            timer.as_mut().reset(until);
         }
     }
 

@@ -9,12 +9,12 @@ use crate::frame::Frames;
 use crate::hub::Run;
 use crate::log::{AnswerBody, Log, Look, ReadError, Stream};
 use crate::types::{Outcome, Position, StreamEnd, StreamId};
+use crate::waits::{Alarm, Seldom};
 use bytes::{Bytes, BytesMut};
 use std::future::pending;
-use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// A comment, which every client ignores.
@@ -34,10 +34,10 @@ pub struct Playback {
     boundary: Boundary,
     /// How often a silent answer gets a comment; zero: never.
     heartbeat: Duration,
-    /// For the next comment; it stays from one wait to the next.
-    timer: Option<Pin<Box<Sleep>>>,
+    /// For the next comment.
+    alarm: Alarm,
     /// Over when readers must go, of a stream that does not end by itself.
-    leave: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    leave: Option<Seldom<WaitForCancellationFutureOwned>>,
     _reader: Option<Reader>,
 }
 
@@ -73,7 +73,7 @@ impl Playback {
                 // Only events know comments.
                 Framing::Lines | Framing::Chunks => Duration::ZERO,
             },
-            timer: None,
+            alarm: Alarm::default(),
             leave: None,
             _reader: reader,
         }
@@ -81,7 +81,7 @@ impl Playback {
 
     /// Ends the answer when a token is cancelled.
     pub(super) fn until(mut self, leave: &CancellationToken) -> Self {
-        self.leave = Some(Box::pin(leave.clone().cancelled_owned()));
+        self.leave = Some(Seldom::new(leave.clone().cancelled_owned()));
         self
     }
 
@@ -177,21 +177,15 @@ impl Playback {
 
     /// Waits for more, unless it is there, or until a comment is due.
     async fn wait(&mut self) -> Waited {
-        let mut moved = pin!(self.stream.tail().wait(self.id, self.at));
         let due = Instant::now() + self.heartbeat;
-        loop {
-            tokio::select! {
-                biased;
-                _ = &mut moved => return Waited::Moved,
-                () = set(&mut self.timer, due), if !self.heartbeat.is_zero() => {}
-                () = over(&mut self.leave) => return Waited::Leave,
-            }
-            if Instant::now() >= due {
+        tokio::select! {
+            biased;
+            _ = self.stream.tail().wait(self.id, self.at) => Waited::Moved,
+            () = self.alarm.until(due), if !self.heartbeat.is_zero() => {
                 self.log.touch(&self.stream);
-                return Waited::Silent;
+                Waited::Silent
             }
-            // It was set for an earlier wait.
-            self.timer = None;
+            () = over(&mut self.leave) => Waited::Leave,
         }
     }
 
@@ -244,17 +238,10 @@ impl Playback {
     }
 }
 
-/// Waits for a timer, which is set if there is none.
-async fn set(timer: &mut Option<Pin<Box<Sleep>>>, due: Instant) {
-    timer
-        .get_or_insert_with(|| Box::pin(sleep_until(due)))
-        .await;
-}
-
 /// Waits until readers must go.
-async fn over(leave: &mut Option<Pin<Box<WaitForCancellationFutureOwned>>>) {
+async fn over(leave: &mut Option<Seldom<WaitForCancellationFutureOwned>>) {
     match leave {
-        Some(leave) => leave.await,
+        Some(leave) => leave.end().await,
         None => pending().await,
     }
 }

@@ -15,9 +15,10 @@ use crate::frame;
 use crate::log::state::AppendRequest;
 use crate::log::{AppendError, CommitError, Queued, Stream};
 use crate::types::{Outcome, Position, StreamEnd, StreamMeta};
+use crate::waits::{Alarm, Seldom};
 use bytes::Bytes;
 use std::future::{Future, pending};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -139,17 +140,9 @@ impl<'a> Pump<'a> {
 
     /// Appends what comes, until nothing more is to come.
     async fn record(&mut self, body: &mut Response) -> Result<StreamEnd, AppendError> {
-        let (recorder, route, recording) = (self.recorder, self.route, self.recording);
-        let inactivity = route.bounds.inactivity_timeout;
-        let mut requested = pin!(recording.aborted());
-        let mut interrupted = pin!(recorder.interrupted(recording));
-        let mut left = pin!(route.left(&recording.readers, recording.shared));
-        let mut late = pin!(after(if recording.shared {
-            Duration::ZERO
-        } else {
-            route.bounds.total_timeout
-        }));
-        let mut silent = pin!(sleep(inactivity));
+        let inactivity = self.route.bounds.inactivity_timeout;
+        let mut ended = Seldom::new(ended(self.recorder, self.route, self.recording));
+        let mut silent = Alarm::default();
         let mut heard = Instant::now();
         loop {
             let room = self.splitter.pending_bytes() < PENDING_BYTES_MAX;
@@ -159,10 +152,7 @@ impl<'a> Pump<'a> {
                 durable = append(&mut self.append, awaited) => {
                     self.appended(durable)?;
                 }
-                () = &mut requested => return Ok(aborted("requested")),
-                () = &mut interrupted => return Ok(failed(INTERRUPTED)),
-                () = &mut left => return Ok(aborted("no_readers")),
-                () = &mut late => return Ok(failed("total_timeout")),
+                end = ended.end() => return Ok(end),
                 chunk = body.next(), if room => {
                     heard = Instant::now();
                     match chunk {
@@ -170,20 +160,13 @@ impl<'a> Pump<'a> {
                         Ok(Some(chunk)) => self.take(&chunk),
                         Ok(None) => return Ok(StreamEnd::new(Outcome::Completed, None)),
                         Err(error) => {
-                            tracing::info!(stream = recording.path.path(), cause = %error.cause(), "an upstream broke off");
+                            tracing::info!(stream = self.recording.path.path(), cause = %error.cause(), "an upstream broke off");
                             return Ok(failed("upstream_broke"));
                         }
                     }
                 }
                 () = std::future::ready(()), if !room && self.is_stuck() => return Ok(failed("event_too_large")),
-                () = &mut silent => {
-                    // To set it for each chunk would cost more.
-                    let until = heard + inactivity;
-                    if Instant::now() >= until {
-                        return Ok(failed("inactivity"));
-                    }
-                    silent.as_mut().reset(until);
-                }
+                () = silent.until(heard + inactivity) => return Ok(failed("inactivity")),
                 () = due(self.part_due), if self.append.is_none() => {}
             }
             self.append_more();
@@ -351,6 +334,22 @@ async fn append(under_way: &mut Option<Appending<'_>>, awaited: bool) -> Durable
     match under_way {
         Some(Appending::Queued(queued)) if awaited => queued.durable().await,
         _ => pending().await,
+    }
+}
+
+/// Waits until a recording is to end although its upstream goes on.
+async fn ended(recorder: &Recorder, route: &Route, recording: &Recording) -> StreamEnd {
+    let total = if recording.shared {
+        Duration::ZERO
+    } else {
+        route.bounds.total_timeout
+    };
+    tokio::select! {
+        biased;
+        () = recording.aborted() => aborted("requested"),
+        () = recorder.interrupted(recording) => failed(INTERRUPTED),
+        () = route.left(&recording.readers, recording.shared) => aborted("no_readers"),
+        () = after(total) => failed("total_timeout"),
     }
 }
 

@@ -5,13 +5,13 @@ use crate::config::Streams;
 use crate::observe::access::LiveEnd;
 use crate::observe::metrics::{Held, Live};
 use crate::protocol::{cursor, sse};
+use crate::waits::{Alarm, Seldom};
 use async_trait::async_trait;
 use bytes::Bytes;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// Where the events of a reader come from: the log or, at an edge, an origin.
@@ -62,11 +62,11 @@ pub struct Sse {
     _reader: LiveReader,
 }
 
-/// What a reader waits for beside its stream. It stays from one event to the next: to set a timer and
-/// to register for the stop anew for each would cost as much as the event itself.
+/// What a reader waits for beside its stream. It stays from one event to the next: to register for
+/// the stop anew for each would cost as much as the event itself.
 struct Waiting {
-    timer: Pin<Box<Sleep>>,
-    stop: Pin<Box<WaitForCancellationFutureOwned>>,
+    alarm: Alarm,
+    stop: Seldom<WaitForCancellationFutureOwned>,
 }
 
 /// One of the live readers that are counted and bounded.
@@ -194,29 +194,21 @@ impl Sse {
             self.end = Some(LiveEnd::Recycled);
             return false;
         }
-        let Waiting { timer, stop } = self.waiting.get_or_insert_with(|| Waiting {
-            timer: Box::pin(sleep_until(self.turn)),
-            stop: Box::pin(self.draining.clone().cancelled_owned()),
+        let Waiting { alarm, stop } = self.waiting.get_or_insert_with(|| Waiting {
+            alarm: Alarm::default(),
+            stop: Seldom::new(self.draining.clone().cancelled_owned()),
         });
-        loop {
-            tokio::select! {
-                biased;
-                moved = self.source.moved() => {
-                    self.end = moved.err();
-                    return false;
-                }
-                () = timer.as_mut() => {}
-                () = stop.as_mut() => {
-                    self.end = Some(LiveEnd::Stopping);
-                    return false;
-                }
+        tokio::select! {
+            biased;
+            moved = self.source.moved() => {
+                self.end = moved.err();
+                false
             }
-            let now = Instant::now();
-            if now >= self.turn {
-                return self.keep_alive(now);
+            () = alarm.until(self.turn) => self.keep_alive(Instant::now()),
+            () = stop.end() => {
+                self.end = Some(LiveEnd::Stopping);
+                false
             }
-            // It was set for an earlier wait.
-            timer.as_mut().reset(self.turn);
         }
     }
 

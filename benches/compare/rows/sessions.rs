@@ -1,7 +1,7 @@
 //! The life of an answer of a language model: created, appended to token by token, closed, and read
 //! whole.
 
-use super::{FILES_MAX, Sizes, failed, fill::expect};
+use super::{FILES_MAX, Sizes, TIME_MAX, fill::expect};
 use crate::decode::Head;
 use crate::http;
 use crate::load::{Load, Workload, histogram};
@@ -28,6 +28,8 @@ struct Session {
 
 struct Sessions {
     all: Vec<Session>,
+    /// When no more sessions begin.
+    until: Instant,
     whole: Vec<u8>,
     complete: u64,
     /// Nanoseconds that sessions took.
@@ -39,7 +41,7 @@ fn token(index: usize) -> String {
 }
 
 impl Sessions {
-    fn new(count: usize) -> Self {
+    fn new(count: usize, until: Instant) -> Self {
         let session = |_| Session {
             number: 0,
             step: 0,
@@ -48,6 +50,7 @@ impl Sessions {
         };
         Self {
             all: (0..count).map(session).collect(),
+            until,
             whole: (0..TOKENS).map(token).collect::<String>().into_bytes(),
             complete: 0,
             lives: histogram(),
@@ -58,6 +61,9 @@ impl Sessions {
 impl Workload for Sessions {
     fn next(&mut self, connection: usize, due: Instant, request: &mut Vec<u8>) -> bool {
         let session = &mut self.all[connection];
+        if session.step == 0 && session.number > 0 && due >= self.until {
+            return false;
+        }
         let stream = format!("session/{connection}/{}", session.number);
         let typed = format!("Content-Type: {CONTENT_TYPE}\r\n");
         match session.step {
@@ -127,14 +133,12 @@ pub(super) fn measure(
 ) -> io::Result<Vec<Figure>> {
     let files = crate::open_files_max()?.max(FILES_MAX);
     let server = Server::start(setup, kind, files)?;
-    let mut sessions = Sessions::new(count);
+    let run = Load::closed(server.address, count, TIME_MAX).connect()?;
+    // Each connection ends the session that it is in, and has at least one.
+    let mut sessions = Sessions::new(count, Instant::now() + sizes.time());
     let meter = Meter::begin(&server)?;
-    let load = Load::closed(server.address, count, sizes.time());
-    let outcome = load.run(&mut sessions)?.complete()?;
-    if sessions.complete == 0 {
-        return Err(failed("no session was complete in this time"));
-    }
-    let rate = outcome.rate() / STEPS as f64;
+    let outcome = run.run(&mut sessions)?.complete()?;
+    let rate = sessions.complete as f64 / outcome.elapsed.as_secs_f64();
     let mut figures = vec![Figure::more("sessions per second", rate)];
     figures.extend(latency("whole session ", &sessions.lives));
     figures.extend(latency("request ", &outcome.latency));
