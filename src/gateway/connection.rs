@@ -1,8 +1,8 @@
 //! The requests of a connection, one after the other or, with HTTP/2, side by side.
 
-use super::events::{Connection, Events};
+use super::bare::Connection;
 use super::respond;
-use super::session::{Gateway, Handled};
+use super::session::{Gateway, Handled, Rest};
 use crate::config::Limits;
 use crate::observe::metrics::Held;
 use crate::serve::ServeError;
@@ -62,8 +62,8 @@ enum Next {
     Request(Stream, BytesMut),
     /// The same, after a request was passed on.
     Returned(ReusedHttpStream),
-    /// The events of its answer.
-    Events(Connection, Box<Events>),
+    /// The rest of its answer.
+    Rest(Connection, Rest),
 }
 
 impl Gateway {
@@ -92,11 +92,7 @@ impl Gateway {
                     }
                     self.process(session).await
                 }
-                Next::Events(connection, events) => {
-                    // In a task of its own: this one is as large as requests need.
-                    tokio::spawn(events.run(connection, self, open));
-                    return;
-                }
+                Next::Rest(connection, rest) => return rest.spawn(connection, self, open),
             }
         }
     }
@@ -124,9 +120,9 @@ impl Gateway {
                 let reused = Box::pin(forwarder.forward(session)).await;
                 return reused.map_or(Next::End, Next::Returned);
             }
-            Ok(Handled::Live(events)) => {
+            Ok(Handled::Begun(rest)) => {
                 let connection = Box::pin(Connection::of(*session)).await;
-                return connection.map_or(Next::End, |connection| Next::Events(connection, events));
+                return connection.map_or(Next::End, |connection| Next::Rest(connection, rest));
             }
             // Dropped, not finished: an answer that broke off must not look complete.
             Err(_) => return Next::End,
@@ -169,7 +165,7 @@ impl HttpServerApp for Gateway {
     ) -> Option<ReusedHttpStream> {
         match self.process(Box::new(session)).await {
             Next::Returned(reused) => Some(reused),
-            Next::End | Next::Request(..) | Next::Events(..) => None,
+            Next::End | Next::Request(..) | Next::Rest(..) => None,
         }
     }
 

@@ -6,8 +6,9 @@
 //! that writes the same bytes to each. It does only what needs no waiting; a reader with anything
 //! else to do goes back to a task of its own, which ends up here again.
 
+use super::bare::Connection;
 use super::connection::Open;
-use super::events::{Connection, Events};
+use super::events::Events;
 use super::session::Gateway;
 use super::wire::chunk;
 use crate::serve::Hot;
@@ -209,7 +210,7 @@ impl Waiting {
                 Hot::Nothing => return true,
                 Hot::Unknown => return false,
             };
-            self.events.sent.bytes += next.len() as u64;
+            self.events.begun.sent.bytes += next.len() as u64;
             let chunk = match last {
                 Some((last, chunk)) if is_same(last, &next) => chunk.clone(),
                 _ => {

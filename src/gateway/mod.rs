@@ -1,5 +1,6 @@
 //! The gateway: listeners, TLS, routing, and the way between Pingora's sessions and `serve`.
 
+mod bare;
 mod body;
 mod connection;
 mod crowd;
@@ -9,6 +10,7 @@ mod facts;
 mod forward;
 mod listen;
 mod plain;
+mod playing;
 mod proxy_protocol;
 mod record;
 mod recordings;

@@ -284,7 +284,10 @@ pub(super) async fn pass(session: &mut ServerSession, mut response: Response) ->
 }
 
 /// The head of an answer whose length is not known beforehand.
-fn unmeasured(session: &ServerSession, mut head: Box<ResponseHeader>) -> Box<ResponseHeader> {
+pub(super) fn unmeasured(
+    session: &ServerSession,
+    mut head: Box<ResponseHeader>,
+) -> Box<ResponseHeader> {
     head.remove_header(&header::CONTENT_LENGTH);
     head.remove_header(&header::TRANSFER_ENCODING);
     // HTTP/2 has frames; HTTP/1.0 ends with the connection.

@@ -1,22 +1,23 @@
 //! From a Pingora session to `serve` and back.
 
+use super::bare::{self, Begun, Connection};
 use super::body::Bodies;
-use super::connection::Keeping;
+use super::connection::{Keeping, Open};
 use super::crowd::Crowds;
-use super::events::{self, Events, Request};
+use super::events::Events;
 use super::facts::{access, host, location};
 use super::forward::Forwarder;
+use super::playing::Playing;
 use super::record;
 use super::respond::{self, Sent};
 use super::routes::{Kind, Route, Routes};
 use crate::config::Limits;
 use crate::observe::access::{Access, Finished, LiveEnd};
 use crate::observe::metrics::{Live, Method as MethodLabel, Mode as ModeLabel, UNMATCHED_ROUTE};
-use crate::protocol::reply::Head;
 use crate::protocol::request::{self, Command, Mode};
 use crate::recorder::{Playback, Reader, Recorder, Response};
 use crate::serve::{self, Body, Reply, ServeError, Server, Sse, Target};
-use crate::types::StreamPath;
+use crate::types::{Offset, StreamPath};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Method, StatusCode};
@@ -57,8 +58,24 @@ pub(super) enum Handled {
     Answered,
     /// Passing it on.
     Forward(Arc<Forwarder>),
-    /// The events of its answer, whose head is written.
-    Live(Box<Events>),
+    /// The rest of its answer, whose head is written.
+    Begun(Rest),
+}
+
+/// The rest of an answer, which needs no session.
+pub(super) enum Rest {
+    Events(Box<Events>),
+    Playing(Box<Playing>),
+}
+
+impl Rest {
+    /// Sends it in a task of its own: that of requests is as large as they need.
+    pub(super) fn spawn(self, connection: Connection, gateway: Arc<Gateway>, open: Open) {
+        match self {
+            Self::Events(events) => tokio::spawn(events.run(connection, gateway, open)),
+            Self::Playing(playing) => tokio::spawn(playing.run(connection, gateway, open)),
+        };
+    }
 }
 
 /// What answers a request.
@@ -113,10 +130,22 @@ impl Gateway {
             Ok(Answer::Reply(Reply {
                 head,
                 body: Body::Live(live),
-            })) if events::need_no_session(session) => {
-                return Box::pin(self.begin_events(session, head, live, asked)).await;
+            })) if bare::need_no_session(session) => {
+                log_opened(session, &asked, &live);
+                let head = respond::header(session, head, None);
+                let position = live.position();
+                let begun = Box::pin(self.begin(session, head, asked, position)).await?;
+                let events = Box::new(Events { live, begun });
+                return Ok(Handled::Begun(Rest::Events(events)));
             }
             Ok(Answer::Reply(reply)) => self.respond(session, reply, &asked).await,
+            Ok(Answer::Recorded(head, playback)) if bare::need_no_session(session) => {
+                let head = respond::unmeasured(session, head);
+                let position = Offset(playback.position()).to_string();
+                let begun = Box::pin(self.begin(session, head, asked, position)).await?;
+                let playing = Box::new(Playing { playback, begun });
+                return Ok(Handled::Begun(Rest::Playing(playing)));
+            }
             Ok(Answer::Recorded(head, playback)) => {
                 // Boxed, like all that readers of streams, who wait longest, need no room for.
                 let recordings = &self.server.metrics.recordings;
@@ -142,26 +171,22 @@ impl Gateway {
         }
     }
 
-    /// Writes the head of a live answer.
-    async fn begin_events(
+    /// Writes the head of an answer that begins at `position` of its stream.
+    async fn begin(
         &self,
         session: &mut ServerSession,
-        head: Head,
-        live: Box<Sse>,
+        head: Box<ResponseHeader>,
         asked: Asked,
-    ) -> Result<Handled> {
-        log_opened(session, &asked, &live);
+        position: String,
+    ) -> Result<Begun> {
         let mut sent = Sent::new(head.status);
-        let head = respond::header(session, head, None);
         if let Err(error) = session.write_response_header(head).await {
             sent.live_end = Some(LiveEnd::ClientLeft);
             let access = access(session, &asked.method, asked.pattern());
             self.finished(&access, &asked, &sent);
             return Err(error.into_down());
         }
-        let request = Request::of(session);
-        let events = Events::new(live, asked, request, sent);
-        Ok(Handled::Live(Box::new(events)))
+        Ok(Begun::new(session, asked, sent, position))
     }
 
     fn prepare(&self, session: &mut ServerSession) {
