@@ -3,11 +3,14 @@
 //! Both stay from one wait to the next. To set a timer or to register for a stop, and even to ask
 //! whether it is there, takes locks that all workers share, and costs as much as a small event.
 
-use futures_util::StreamExt;
+use futures_util::future::poll_immediate;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use std::future::pending;
-use std::pin::Pin;
-use tokio::time::{Instant, Sleep, sleep_until};
+use std::pin::{Pin, pin};
+use std::time::Duration;
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 /// A timer that is moved only when it fires too early.
 #[derive(Debug, Default)]
@@ -41,6 +44,11 @@ impl<F: Future> Seldom<F> {
         Self(FuturesUnordered::from_iter([future]))
     }
 
+    /// Whether the future has ended by now, if that was not told before.
+    pub fn has_ended(&mut self) -> bool {
+        self.end().now_or_never().is_some()
+    }
+
     /// Returns what the future ends with; never, if it has ended before. Nothing is lost when this is
     /// dropped.
     pub async fn end(&mut self) -> F::Output {
@@ -51,15 +59,23 @@ impl<F: Future> Seldom<F> {
     }
 }
 
+/// What a future ends with, if it does so in time. Most writes do at once: there is a timer only for
+/// the others.
+pub async fn in_time<F: Future>(limit: Duration, future: F) -> Result<F::Output, Elapsed> {
+    let mut future = pin!(future);
+    match poll_immediate(future.as_mut()).await {
+        Some(output) => Ok(output),
+        None => timeout(limit, future).await,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::cell::Cell;
     use std::future::poll_fn;
     use std::task::Poll;
-    use std::time::Duration;
     use tokio::sync::oneshot;
-    use tokio::time::timeout;
 
     const LONG: Duration = Duration::from_secs(100);
     const SHORT: Duration = Duration::from_secs(10);
@@ -107,6 +123,31 @@ mod tests {
         assert_eq!(seldom.end().await, Ok("stop"));
         assert_eq!(polls.get(), 2);
         assert!(timeout(SHORT, seldom.end()).await.is_err(), "it has ended");
+    }
+
+    #[tokio::test]
+    async fn whether_something_has_ended_is_known_without_waiting() {
+        let (stop, stopped) = oneshot::channel();
+        let mut seldom = Seldom::new(stopped);
+        assert!(!seldom.has_ended());
+        let waits = tokio::spawn(async move {
+            let stopped = seldom.end().await;
+            (stopped, seldom.has_ended())
+        });
+        tokio::task::yield_now().await;
+        stop.send(1).unwrap();
+        assert_eq!(waits.await.unwrap(), (Ok(1), false));
+        let mut seldom = Seldom::new(async {});
+        assert!(seldom.has_ended());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_takes_too_long_is_given_up() {
+        assert_eq!(in_time(SHORT, async { 1 }).await, Ok(1));
+        assert!(in_time(SHORT, pending::<()>()).await.is_err());
+        let begin = Instant::now();
+        assert!(in_time(LONG, tokio::time::sleep(SHORT)).await.is_ok());
+        assert_eq!(begin.elapsed(), SHORT);
     }
 
     #[tokio::test]

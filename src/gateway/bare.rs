@@ -10,6 +10,7 @@ use super::session::{Asked, Gateway};
 use super::wire::{AHEAD_BYTES_MAX, write_last_chunk};
 use crate::observe;
 use crate::observe::access::Access;
+use crate::waits::in_time;
 use bytes::{Buf, Bytes, BytesMut};
 use http::Version;
 use pingora::protocols::Stream;
@@ -21,7 +22,6 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::timeout;
 
 /// Whether what follows the head of an answer can do without its session.
 pub(super) fn need_no_session(session: &ServerSession) -> bool {
@@ -59,7 +59,7 @@ impl Begun {
     ) {
         let whole = whole && {
             let last = write_last_chunk(&mut connection.stream);
-            matches!(timeout(gateway.write_timeout, last).await, Ok(Ok(())))
+            matches!(in_time(gateway.write_timeout, last).await, Ok(Ok(())))
         };
         self.sent.offsets = Some((self.from, position));
         if !whole {

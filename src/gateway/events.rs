@@ -7,11 +7,12 @@ use super::session::Gateway;
 use super::wire::{left, write_chunk};
 use crate::observe::access::LiveEnd;
 use crate::serve::{Hot, Sse};
+use crate::waits::in_time;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 /// A live answer whose head is written.
 pub(super) struct Events {
@@ -85,7 +86,7 @@ impl Events {
         write_timeout: Duration,
         mut may_join: bool,
     ) -> Next {
-        let mut written = timeout(write_timeout, connection.write_rest()).await;
+        let mut written = in_time(write_timeout, connection.write_rest()).await;
         loop {
             match written {
                 Ok(Ok(())) => {}
@@ -119,7 +120,7 @@ impl Events {
                 }
             };
             self.begun.sent.bytes += events.len() as u64;
-            written = timeout(write_timeout, write_chunk(&mut connection.stream, &events)).await;
+            written = in_time(write_timeout, write_chunk(&mut connection.stream, &events)).await;
             may_join = true;
         }
     }

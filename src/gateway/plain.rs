@@ -83,7 +83,7 @@ impl Gateway {
             ahead.extend_from_slice(&read[call.request.bytes..]);
             drop(read);
             // Boxed: what waits is mostly idle.
-            if !Box::pin(self.answer_plain(stream, &mut ahead, call)).await {
+            if !Box::pin(self.answer_plain(stream, &mut ahead, call, &mut draining)).await {
                 return None;
             }
         }
@@ -115,6 +115,7 @@ impl Gateway {
         stream: &mut Stream,
         ahead: &mut BytesMut,
         call: Call<'_>,
+        draining: &mut Seldom<impl Future<Output = ()>>,
     ) -> bool {
         let Plain { parts, body, .. } = call.request;
         let (route, streams, command) = (call.route, call.streams, call.command);
@@ -150,7 +151,7 @@ impl Gateway {
         };
         let writing = Writing {
             head_only: parts.method == Method::HEAD,
-            goes_on: !self.server.draining.is_cancelled(),
+            goes_on: !draining.has_ended(),
             write_timeout: self.write_timeout,
         };
         let sent = match served {

@@ -7,9 +7,9 @@ use super::session::Gateway;
 use super::wire::{left, write_chunk};
 use crate::recorder::{Next, Playback};
 use crate::types::Offset;
+use crate::waits::in_time;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::timeout;
 
 /// A recorded answer whose head is written.
 pub(super) struct Playing {
@@ -59,7 +59,7 @@ impl Playing {
             };
             self.begun.sent.bytes += bytes.len() as u64;
             let written = write_chunk(&mut connection.stream, &bytes);
-            if !matches!(timeout(write_timeout, written).await, Ok(Ok(()))) {
+            if !matches!(in_time(write_timeout, written).await, Ok(Ok(()))) {
                 return Ended::Left;
             }
         }

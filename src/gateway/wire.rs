@@ -3,6 +3,7 @@
 use super::respond::{self, Sent};
 use crate::protocol::reply::Head;
 use crate::serve::{Body, Reply};
+use crate::waits::in_time;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::header;
 use pingora::protocols::Stream;
@@ -12,7 +13,6 @@ use std::future::pending;
 use std::io::{self, Write};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
 
 /// What is at most this long is copied next to what goes before it, so that both are one write, over
 /// TLS too.
@@ -100,7 +100,7 @@ impl Writing {
     }
 
     async fn in_time(&self, write: impl Future<Output = io::Result<()>>) -> io::Result<()> {
-        timeout(self.write_timeout, write).await?
+        in_time(self.write_timeout, write).await?
     }
 
     fn put_head(&self, text: &mut Vec<u8>, head: &Head, length: Option<u64>) {

@@ -37,9 +37,9 @@ pub use stream::Stream;
 
 use crate::clock::Clock;
 use crate::config::LogConfig;
-use crate::hub::HotBytes;
+use crate::hub::{HotBytes, View};
 use crate::observe::metrics::Metrics;
-use crate::types::{Offset, Position, StreamId, StreamPath};
+use crate::types::{Lifetime, Offset, Position, StreamId, StreamPath, UnixMs};
 use committer::Committer;
 use kv::{Kv, KvError};
 use parking_lot::Mutex;
@@ -101,8 +101,17 @@ impl Log {
     /// Counts a read or write against a sliding lifetime. What it changes is written down within a
     /// second, without a sync.
     pub fn touch(&self, stream: &Arc<Stream>) {
-        stream.use_at(self.clock.now_ms());
-        self.streams.touched(stream);
+        if let Some(view) = stream.tail().view() {
+            self.touch_seen(stream, &view, self.clock.now_ms());
+        }
+    }
+
+    /// The same for those who have just seen the stream.
+    pub fn touch_seen(&self, stream: &Arc<Stream>, view: &View, now_ms: UnixMs) {
+        stream.use_at(now_ms);
+        if matches!(view.meta.lifetime, Lifetime::Ttl { .. }) {
+            self.streams.touched(stream);
+        }
     }
 
     /// Whether a write has failed: then the log only reads.

@@ -5,7 +5,7 @@ use super::state::StreamState;
 use super::stream::Stream;
 use super::{Log, ReadError, keys};
 use crate::hub::HotBytes;
-use crate::types::{Lifetime, StreamPath};
+use crate::types::StreamPath;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -104,13 +104,9 @@ impl Registry {
         &self.shards[self.hasher.hash_one(path) as usize % SHARDS]
     }
 
-    /// Notes that the last use of a stream is to be written down, if its lifetime slides.
+    /// Notes that the last use of a stream, whose lifetime slides, is to be written down.
     pub(super) fn touched(&self, stream: &Arc<Stream>) {
-        let slides = stream
-            .tail()
-            .view()
-            .is_some_and(|view| matches!(view.meta.lifetime, Lifetime::Ttl { .. }));
-        if slides && !stream.touched.swap(true, Ordering::AcqRel) {
+        if !stream.touched.swap(true, Ordering::AcqRel) {
             self.touched.lock().push(stream.clone());
         }
     }

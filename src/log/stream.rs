@@ -98,7 +98,10 @@ impl Stream {
     }
 
     pub(super) fn use_at(&self, now_ms: UnixMs) {
-        self.used_ms.fetch_max(now_ms, Ordering::Relaxed);
+        // Mostly it was used in the same millisecond.
+        if self.used_ms() < now_ms {
+            self.used_ms.fetch_max(now_ms, Ordering::Relaxed);
+        }
     }
 }
 

@@ -35,8 +35,9 @@ impl Server {
         target: &Target<'_>,
     ) -> Result<(Arc<Stream>, View), ServeError> {
         let stream = self.log.stream(&target.path).await?;
-        let view = stream.view(self.clock.now_ms())?;
-        self.log.touch(&stream);
+        let now_ms = self.clock.now_ms();
+        let view = stream.view(now_ms)?;
+        self.log.touch_seen(&stream, &view, now_ms);
         Ok((stream, view))
     }
 

@@ -207,8 +207,8 @@ impl Source for LogSource {
     fn keep_alive(&mut self) -> Result<(), LiveEnd<'static>> {
         let now_ms = self.server.clock.now_ms();
         let view = self.stream.view(now_ms);
-        view.map_err(|_| LiveEnd::StreamGone)?;
-        self.server.log.touch(&self.stream);
+        let view = view.map_err(|_| LiveEnd::StreamGone)?;
+        self.server.log.touch_seen(&self.stream, &view, now_ms);
         Ok(())
     }
 
