@@ -1,5 +1,6 @@
-//! What one durable write takes by itself, at the pace of one answer: a disk and a processor that
-//! have been idle take longer than those that are kept busy.
+//! What one durable write takes by itself: to a file at the pace of one answer, and to the log at the
+//! pace of all. A disk and a processor that have been idle take longer than those that are kept busy,
+//! and what comes beside others waits for their sync first.
 
 use headwater::clock::SystemClock;
 use headwater::config::LogConfig;
@@ -15,7 +16,8 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 const WRITES: usize = 251;
 const TEXT: &str = "text/plain";
@@ -36,14 +38,26 @@ pub(crate) fn to_a_file(dir: &Path, pause: Duration) -> io::Result<Duration> {
     Ok(median(times))
 }
 
-/// The median time of an append to the log, without a recorder and a network.
-pub(crate) async fn to_the_log(dir: &Path, pause: Duration) -> io::Result<Duration> {
+/// The median time of an append to the log, to each of so many streams, without a recorder and a
+/// network.
+pub(crate) async fn to_the_log(
+    dir: &Path,
+    streams: usize,
+    pause: Duration,
+) -> io::Result<Duration> {
     let dir = tempfile::tempdir_in(dir)?;
     let config = LogConfig::default();
     let log = tokio::task::block_in_place(|| open(dir.path(), &config)).map_err(failed)?;
-    let appends = tokio::spawn(async move { append(&log, pause).await });
-    let times = appends.await.map_err(failed)?;
-    Ok(median(times.map_err(failed)?))
+    let mut writers = JoinSet::new();
+    for number in 0..streams {
+        let log = log.clone();
+        writers.spawn(async move { append(&log, number, pause).await });
+    }
+    let mut all = Vec::new();
+    while let Some(times) = writers.join_next().await {
+        all.extend(times.map_err(failed)?.map_err(failed)?);
+    }
+    Ok(median(all))
 }
 
 fn open(dir: &Path, config: &LogConfig) -> Result<Arc<Log>, Box<dyn Error + Send + Sync>> {
@@ -59,9 +73,16 @@ fn open(dir: &Path, config: &LogConfig) -> Result<Arc<Log>, Box<dyn Error + Send
     Ok(log)
 }
 
-async fn append(log: &Log, pause: Duration) -> Result<Vec<Duration>, Box<dyn Error + Send + Sync>> {
-    let stream = log.stream(&StreamPath::new("bench", "alone")).await?;
+async fn append(
+    log: &Log,
+    number: usize,
+    pause: Duration,
+) -> Result<Vec<Duration>, Box<dyn Error + Send + Sync>> {
+    let path = StreamPath::new("bench", &number.to_string());
+    let stream = log.stream(&path).await?;
     create(log, &stream).await?;
+    // Answers that begin together do not stream in step.
+    sleep(pause.mul_f64(rand::random())).await;
     let frames = frame::encode([&EVENT[..]].into_iter());
     let mut ticks = interval(pause);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

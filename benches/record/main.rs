@@ -93,7 +93,7 @@ fn main() -> io::Result<()> {
             // In each round, because a disk that others use is not as quick at all times.
             let write = DurableWrite {
                 file: durable::to_a_file(&args.scratch, pause)?,
-                log: runtime.block_on(durable::to_the_log(&args.scratch, pause))?,
+                log: runtime.block_on(durable::to_the_log(&args.scratch, streams, pause))?,
             };
             report.add_write(streams, write);
         }
