@@ -4,9 +4,9 @@ use super::kv::{Cached, Entry, Kv, KvError, Table, Visit, Write};
 use crate::config::LogConfig;
 use crate::observe::metrics::{DatabaseFigures, Stall};
 use rocksdb::{
-    BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor,
-    CompactOptions, DB, DBCompressionType, ErrorKind, Options, ReadOptions, ReadTier, WriteBatch,
-    WriteOptions, checkpoint::Checkpoint,
+    BlockBasedIndexType, BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily,
+    ColumnFamilyDescriptor, CompactOptions, DB, DBCompressionType, ErrorKind, Options, ReadOptions,
+    ReadTier, WriteBatch, WriteOptions, checkpoint::Checkpoint,
 };
 use std::path::Path;
 
@@ -17,6 +17,9 @@ const RECORD_BLOB_BYTES_MIN: u64 = 4 * 1024;
 const PACKED_BLOB_BYTES_MIN: u64 = 16 * 1024;
 const BLOB_FILE_BYTES: u64 = 128 * 1024 * 1024;
 const BLOCK_BYTES: usize = 16 * 1024;
+/// Indexes and filters are read in pieces, as the data is. As one block of each file they would be
+/// larger than a part of a small cache, and with a million streams would be read whole for each.
+const METADATA_BLOCK_BYTES: usize = 4 * 1024;
 const BLOOM_BITS: f64 = 10.0;
 /// Files that the store holds open at most, however many streams there are.
 const OPEN_FILES_MAX: i32 = 256;
@@ -151,6 +154,10 @@ fn table_options(table: Table, config: &LogConfig, cache: &Cache) -> Result<Opti
     blocks.set_block_size(BLOCK_BYTES);
     blocks.set_cache_index_and_filter_blocks(true);
     blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    blocks.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    blocks.set_partition_filters(true);
+    blocks.set_metadata_block_size(METADATA_BLOCK_BYTES);
+    blocks.set_pin_top_level_index_and_filter(true);
     blocks.set_bloom_filter(BLOOM_BITS, false);
     blocks.set_format_version(5);
     let mut options = Options::default();
