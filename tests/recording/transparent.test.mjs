@@ -4,6 +4,7 @@
 import assert from "node:assert/strict"
 import { execFile } from "node:child_process"
 import fs from "node:fs"
+import net from "node:net"
 import { after, before, test } from "node:test"
 import { setTimeout as sleep } from "node:timers/promises"
 import { eventsText } from "../upstream/events.mjs"
@@ -68,6 +69,24 @@ async function recorded(url) {
     if (response.headers.has("stream-up-to-date")) await new Promise((resolve) => setTimeout(resolve, 20))
   }
 }
+
+test("a connection goes on after a recorded answer, also with what was sent ahead", patience, async () => {
+  const { hostname, port } = new URL(both.server.url)
+  const socket = net.connect(Number(port), hostname)
+  let received = ""
+  socket.setEncoding("utf8").on("data", (text) => { received += text })
+  const get = (shape) => `GET /plain/events?${shape} HTTP/1.1\r\nhost: x\r\n\r\n`
+  const answers = () => received.split("HTTP/1.1 200 OK\r\n").slice(1)
+  const complete = () => answers().filter((answer) => answer.endsWith("\r\n0\r\n\r\n")).length
+  socket.write(get("count=20&delay=5") + get("count=3"))
+  await until(() => complete() === 2)
+  socket.write(get("count=2"))
+  await until(() => complete() === 3)
+  const events = answers().map((answer) => answer.match(/^data:/gm).length)
+  const expected = ["count=20", "count=3", "count=2"].map((shape) => eventsText(shape).match(/^data:/gm).length)
+  assert.deepEqual(events, expected)
+  socket.destroy()
+})
 
 test("curl -N gets each event when it comes", patience, async () => {
   const url = `${both.server.url}/plain/events?count=5&delay=400`
