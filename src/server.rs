@@ -19,6 +19,7 @@ use pingora::server::ListenFds;
 use pingora::services::Service as _;
 use pingora::services::listening::Service;
 use std::collections::BTreeSet;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -53,7 +54,9 @@ pub enum RunError {
     #[error("recordings that a crash cut off cannot be closed: {0}")]
     Recover(#[from] RecordError),
     #[error("the threads do not start: {0}")]
-    Threads(std::io::Error),
+    Threads(io::Error),
+    #[error("signals cannot be received: {0}")]
+    Signals(io::Error),
 }
 
 /// Runs a server until SIGTERM or SIGINT, and stops it cleanly.
@@ -81,6 +84,8 @@ fn runtime(threads: Option<usize>) -> Result<Runtime, RunError> {
 }
 
 async fn run_on(config: Config, metrics: Arc<Metrics>) -> Result<(), RunError> {
+    // Before anybody can connect: a stop is to be clean from then on.
+    let stopped = stop_signal().map_err(RunError::Signals)?;
     let sites = config.site.iter().flat_map(|site| &site.listen);
     let addresses: BTreeSet<_> = sites.chain(&config.admin).collect();
     let sockets = Sockets::bind(addresses.into_iter(), config.limits.unsent_bytes_max)?;
@@ -105,7 +110,7 @@ async fn run_on(config: Config, metrics: Arc<Metrics>) -> Result<(), RunError> {
         tracing::info!(address = %bound, admin, "listening");
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "headwater is ready");
-    stop_signal().await;
+    stopped.await;
     tracing::info!("stopping");
     lifecycle.stopping.store(true, Ordering::Release);
     let recordings = recorder.stop(config.shutdown_timeout.mul_f64(RECORDINGS_SHARE));
@@ -327,19 +332,14 @@ fn checkpoint(
     Ok(dir)
 }
 
-async fn stop_signal() {
-    let terminate = signal(SignalKind::terminate());
-    let interrupt = signal(SignalKind::interrupt());
-    match (terminate, interrupt) {
-        (Ok(mut terminate), Ok(mut interrupt)) => {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
+/// Returns at the signal to stop, which is received from this call on, not only while it is awaited.
+fn stop_signal() -> io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
         }
-        (Err(error), _) | (_, Err(error)) => {
-            tracing::error!(%error, "signals cannot be received");
-            std::future::pending::<()>().await;
-        }
-    }
+    })
 }

@@ -2,7 +2,7 @@
 //! and that what has expired goes away by itself.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -272,6 +272,23 @@ fn live_readers_are_ended_cleanly() {
     server.restart();
     server.append(&target, "text/plain", b"def");
     assert_eq!(server.read_all(&target), b"abcdef");
+}
+
+#[test]
+fn a_stop_is_clean_as_soon_as_a_client_can_connect() {
+    let mut server = Server::start();
+    for _ in 0..5 {
+        server.terminate();
+        server.spawn();
+        wait_until("the port is open", || {
+            TcpStream::connect(server.address()).is_ok()
+        });
+        server.send_sigterm();
+        let status = server.wait_for_exit();
+        assert!(status.success(), "{status}: {}", server.said());
+        server.spawn();
+        server.wait_until_ready().unwrap();
+    }
 }
 
 #[test]
