@@ -12,6 +12,7 @@ use super::events::Events;
 use super::session::Gateway;
 use super::wire::chunk;
 use crate::serve::Hot;
+use crate::waits::Alarm;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -23,7 +24,7 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::coop::unconstrained;
 use tokio::task::yield_now;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 /// Readers that a crowd takes. Others wait while it writes to all of them.
 const READERS_MAX: usize = 32;
@@ -101,7 +102,7 @@ impl Wake for Sockets {
 impl Crowd {
     async fn run(mut self) {
         let sockets = self.sockets.clone();
-        let mut timer = pin!(sleep_until(Instant::now()));
+        let mut alarm = Alarm::default();
         let stop = self.gateway.server.draining.clone();
         let mut stop = pin!(stop.cancelled());
         self.look_at_sockets().await;
@@ -124,9 +125,6 @@ impl Crowd {
                 yield_now().await;
                 continue;
             }
-            if turn < timer.deadline() || timer.is_elapsed() {
-                timer.as_mut().reset(turn);
-            }
             tokio::select! {
                 biased;
                 () = moved => {}
@@ -135,7 +133,7 @@ impl Crowd {
                     self.readers.push(reader);
                     self.look_at_sockets().await;
                 }
-                () = &mut timer => {}
+                () = alarm.until(turn) => {}
                 () = &mut stop => {
                     while let Some(reader) = self.readers.pop() {
                         self.leave(reader);

@@ -74,7 +74,6 @@ impl Events {
         let Self { live, mut begun } = *self;
         begun.sent.live_end = Some(end);
         let position = live.position();
-        drop(live);
         begun.end(connection, gateway, open, position, whole).await;
     }
 

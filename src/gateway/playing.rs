@@ -40,7 +40,6 @@ impl Playing {
         }
         let Self { playback, begun } = *self;
         let position = Offset(playback.position()).to_string();
-        drop(playback);
         let whole = matches!(ended, Ended::Whole);
         begun.end(connection, gateway, open, position, whole).await;
     }

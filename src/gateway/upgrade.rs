@@ -12,6 +12,7 @@ use crate::observe::metrics::{Mode as ModeLabel, UpstreamFailure};
 use crate::recorder::Response;
 use crate::serve::ServeError;
 use crate::upstream::{ClientFacts, Exchange, ExchangeError, Picked};
+use crate::waits::in_time;
 use bytes::Bytes;
 use http::{StatusCode, header};
 use pingora::apps::{HttpPersistentSettings, ReusedHttpStream};
@@ -271,7 +272,7 @@ impl Tunnel {
             to.write_all(piece).await?;
             to.flush().await
         };
-        timeout(self.write_timeout, written).await??;
+        in_time(self.write_timeout, written).await??;
         bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
         Ok(())
     }
