@@ -127,6 +127,11 @@ impl Gateway {
             // Dropped, not finished: an answer that broke off must not look complete.
             Err(_) => return Next::End,
         }
+        // Nothing is left of it but the connection, which is not its own.
+        if let ServerSession::H2(session) = &mut *session {
+            let _ = session.finish();
+            return Next::End;
+        }
         let reusable = Box::pin(session.finish()).await.ok().flatten();
         reusable.map_or(Next::End, |reusable| {
             let (stream, ahead) = reusable.into_parts();

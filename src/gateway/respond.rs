@@ -53,12 +53,12 @@ pub(super) async fn respond(session: &mut ServerSession, reply: Reply, method: &
     let mut sent = Sent::new(reply.head.status);
     let Reply { head, body } = reply;
     let header = header(session, head, length(&body));
-    let without_body = *method == Method::HEAD;
+    let bodiless = *method == Method::HEAD || matches!(body, Body::Empty);
     let written = async {
-        session.write_response_header(header).await?;
-        if without_body {
-            return Ok(());
+        if bodiless {
+            return write_bodiless(session, header).await;
         }
+        session.write_response_header(header).await?;
         match body {
             Body::Empty => Ok(()),
             Body::Full(bytes) => {
@@ -74,6 +74,14 @@ pub(super) async fn respond(session: &mut ServerSession, reply: Reply, method: &
         sent.broken = Some(error.into_down());
     }
     sent
+}
+
+/// Writes an answer that is its head alone. HTTP/2 can say so with it, instead of in a frame of its own.
+async fn write_bodiless(session: &mut ServerSession, header: Box<ResponseHeader>) -> Result<()> {
+    match session {
+        ServerSession::H2(session) => session.write_response_header(header, true),
+        _ => session.write_response_header(header).await,
+    }
 }
 
 /// How long a body is, where that is known before it is sent.
