@@ -143,23 +143,21 @@ impl Log {
             Ok(Verdict::Accept) => {}
         }
         let before = state.clone();
+        let start = before.tail;
         let seal = state.apply(request, known, self.segment_bytes, now_ms);
         stream.use_at(now_ms);
         let (mut writes, work) = side_writes(stream, state, request.producer, seal, now_ms);
         if request.close {
             writes.extend(finished(stream, state));
         }
-        let written = state.write_down(&before);
+        let written = state.write_down(before);
         let answer = appended(state, request.producer.map(|stamp| stamp.seq), false);
         let operation = Operation {
             changes: vec![Change {
                 stream: stream.clone(),
                 state: Some(state.clone()),
                 written,
-                appended: frames.map(|frames| Run {
-                    start: before.tail,
-                    frames,
-                }),
+                appended: frames.map(|frames| Run { start, frames }),
             }],
             writes,
             work,

@@ -65,6 +65,9 @@ const BATCH_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// The longest sync that an async worker may be held up for.
 const QUICK_SYNC: Duration = Duration::from_millis(1);
 
+/// After which time a store is asked again that was behind.
+const BEHIND_DELAY: Duration = Duration::from_millis(10);
+
 /// Hands operations to the committer's thread.
 pub(super) struct Committer {
     shared: Arc<Shared>,
@@ -274,7 +277,11 @@ impl Turn {
 pub(super) struct Writer(Arc<Shared>);
 
 impl Writer {
+    /// Writes once the store is not behind: what it slows down then are appends.
     pub(super) fn write(&self, writes: &[Write]) -> Result<(), KvError> {
+        while self.0.kv.is_behind() && !self.0.has_ended() {
+            std::thread::sleep(BEHIND_DELAY);
+        }
         self.0.apply(writes)
     }
 }
@@ -331,6 +338,11 @@ impl Shared {
         if queue.stopped || !queue.waiting.is_empty() {
             self.filled.notify_one();
         }
+    }
+
+    /// Whether nothing more is to come.
+    fn has_ended(&self) -> bool {
+        self.failed.load(Ordering::Acquire) || self.queue.lock().stopped
     }
 
     /// Writes, unless a write has failed before.

@@ -110,6 +110,10 @@ pub trait Kv: Send + Sync + 'static {
     /// of the machine only after [`Kv::sync`].
     fn write(&self, writes: &[Write]) -> Result<(), KvError>;
 
+    /// Whether so much was written that the store would soon slow all writes down: what can wait
+    /// should.
+    fn is_behind(&self) -> bool;
+
     /// Makes all that was written durable.
     fn sync(&self) -> Result<(), KvError>;
 

@@ -22,7 +22,7 @@ const SHORT_LIFETIME_SECONDS: u64 = 60;
 impl StreamState {
     /// Decides whether this state, which came from `before`, is written down with the append that
     /// made it. Otherwise its records tell it.
-    pub(super) fn write_down(&mut self, before: &Self) -> bool {
+    pub(super) fn write_down(&mut self, before: Self) -> bool {
         let due = !self.grew_from(before)
             || self.tail - self.row.tail >= BEHIND_BYTES_MAX
             || self.last_used_ms - self.row.last_used_ms >= self.behind_ms_max();
@@ -33,12 +33,12 @@ impl StreamState {
     }
 
     /// Whether the stream has become longer, and nothing else.
-    fn grew_from(&self, before: &Self) -> bool {
+    fn grew_from(&self, before: Self) -> bool {
         let grown = Self {
             tail: self.tail,
             open_appends: self.open_appends,
             last_used_ms: self.last_used_ms,
-            ..before.clone()
+            ..before
         };
         *self == grown
     }

@@ -76,6 +76,10 @@ impl Kv for Gated {
         self.rocks.write(writes)
     }
 
+    fn is_behind(&self) -> bool {
+        self.rocks.is_behind()
+    }
+
     fn sync(&self) -> Result<(), KvError> {
         self.rocks.sync()
     }

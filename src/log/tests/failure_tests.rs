@@ -127,6 +127,36 @@ async fn packing_that_cannot_write_ends_all_writing() {
 }
 
 #[tokio::test]
+async fn packing_waits_for_a_store_that_is_behind_and_appends_do_not() {
+    let (mut world, store) = world().await;
+    world.create(&stream(1)).await;
+    world.append(&append(0, b"more")).await;
+    world.append(&close(0)).await;
+    store.set_behind(true);
+    let work = world.start_work();
+    until(|| store.asked() > 2).await;
+    let before = store.count(Call::Write);
+    world.append(&append(1, b"now")).await;
+    assert_eq!(store.count(Call::Write), before + 1);
+    store.set_behind(false);
+    until(|| store.count(Call::Write) > before + 1).await;
+    work.cancel();
+}
+
+#[tokio::test]
+async fn packing_that_waits_does_not_hold_up_a_stop() {
+    let (mut world, store) = world().await;
+    world.append(&append(0, b"more")).await;
+    world.append(&close(0)).await;
+    store.set_behind(true);
+    let _work = world.start_work();
+    until(|| store.asked() > 2).await;
+    let before = store.count(Call::Write);
+    world.log().stop().await;
+    until(|| store.count(Call::Write) > before).await;
+}
+
+#[tokio::test]
 async fn work_that_is_tried_again_lets_go_of_a_source_once() {
     let (mut world, store) = world().await;
     for path in 1..4 {

@@ -36,6 +36,9 @@ struct State {
     dead: bool,
     /// A sync that failed makes nothing durable later on, whatever it reports.
     sync_failed: bool,
+    /// Whether it is behind with its own work, and how often it was asked.
+    behind: bool,
+    asked: u64,
     cached_reads: u64,
     /// Of all values that were handed out.
     bytes_read: u64,
@@ -106,6 +109,16 @@ impl MemoryStore {
     /// Makes the n-th call of a kind that ends from now on fail; the next one is the first.
     pub(super) fn fail(&self, call: Call, nth: u64) {
         self.state.lock().control(call).failure = Countdown(Some(nth));
+    }
+
+    /// Says from now on whether it is behind with its own work.
+    pub(super) fn set_behind(&self, behind: bool) {
+        self.state.lock().behind = behind;
+    }
+
+    /// How often it was asked that.
+    pub(super) fn asked(&self) -> u64 {
+        self.state.lock().asked
     }
 
     /// Holds up all calls of a kind until they are released.
@@ -268,6 +281,12 @@ impl Kv for MemoryStore {
         state.check_alive()?;
         apply(&mut state.written, writes);
         Ok(())
+    }
+
+    fn is_behind(&self) -> bool {
+        let mut state = self.state.lock();
+        state.asked += 1;
+        state.behind
     }
 
     fn sync(&self) -> Result<(), KvError> {
