@@ -14,6 +14,7 @@ use super::routes::{Kind, Route, Routes};
 use crate::config::Limits;
 use crate::observe::access::{Access, Finished, LiveEnd};
 use crate::observe::metrics::{Live, Method as MethodLabel, Mode as ModeLabel, UNMATCHED_ROUTE};
+use crate::protocol::reply::Head;
 use crate::protocol::request::{self, Command, Mode};
 use crate::recorder::{Playback, Reader, Recorder, Response};
 use crate::serve::{self, Body, Reply, ServeError, Server, Sse, Target};
@@ -131,20 +132,11 @@ impl Gateway {
                 head,
                 body: Body::Live(live),
             })) if bare::need_no_session(session) => {
-                log_opened(session, &asked, &live);
-                let head = respond::header(session, head, None);
-                let position = live.position();
-                let begun = Box::pin(self.begin(session, head, asked, position)).await?;
-                let events = Box::new(Events { live, begun });
-                return Ok(Handled::Begun(Rest::Events(events)));
+                return Box::pin(self.begin_events(session, head, live, asked)).await;
             }
             Ok(Answer::Reply(reply)) => self.respond(session, reply, &asked).await,
             Ok(Answer::Recorded(head, playback)) if bare::need_no_session(session) => {
-                let head = respond::unmeasured(session, head);
-                let position = Offset(playback.position()).to_string();
-                let begun = Box::pin(self.begin(session, head, asked, position)).await?;
-                let playing = Box::new(Playing { playback, begun });
-                return Ok(Handled::Begun(Rest::Playing(playing)));
+                return Box::pin(self.begin_playing(session, head, playback, asked)).await;
             }
             Ok(Answer::Recorded(head, playback)) => {
                 // Boxed, like all that readers of streams, who wait longest, need no room for.
@@ -169,6 +161,34 @@ impl Gateway {
             None => Ok(Handled::Answered),
             Some(error) => Err(error),
         }
+    }
+
+    async fn begin_events(
+        &self,
+        session: &mut ServerSession,
+        head: Head,
+        live: Box<Sse>,
+        asked: Asked,
+    ) -> Result<Handled> {
+        log_opened(session, &asked, &live);
+        let head = respond::header(session, head, None);
+        let begun = self.begin(session, head, asked, live.position()).await?;
+        let events = Box::new(Events { live, begun });
+        Ok(Handled::Begun(Rest::Events(events)))
+    }
+
+    async fn begin_playing(
+        &self,
+        session: &mut ServerSession,
+        head: Box<ResponseHeader>,
+        playback: Box<Playback>,
+        asked: Asked,
+    ) -> Result<Handled> {
+        let head = respond::unmeasured(session, head);
+        let position = Offset(playback.position()).to_string();
+        let begun = self.begin(session, head, asked, position).await?;
+        let playing = Box::new(Playing { playback, begun });
+        Ok(Handled::Begun(Rest::Playing(playing)))
     }
 
     /// Writes the head of an answer that begins at `position` of its stream.

@@ -23,15 +23,28 @@ pub(super) fn write(cases: &[Measured], docs: &Path, arguments: &[String]) -> io
     fs::write(path, [&page[..begin], &results, &page[end..]].concat())
 }
 
+/// The arguments that matter to others: not where files lie here.
+fn told(arguments: &[String]) -> Vec<&str> {
+    let mut told = Vec::new();
+    let mut arguments = arguments.iter().map(String::as_str);
+    while let Some(argument) = arguments.next() {
+        match argument {
+            "--bench" | "--resume" | "--write" => {}
+            "--headwater" | "--scratch" => {
+                arguments.next();
+            }
+            _ => told.push(argument),
+        }
+    }
+    told
+}
+
 fn results(cases: &[Measured], arguments: &[String]) -> String {
-    let hidden = ["--bench", "--resume", "--write"];
-    let arguments = arguments.iter().map(String::as_str);
-    let arguments: Vec<&str> = arguments.filter(|one| !hidden.contains(one)).collect();
     let mut out = format!(
         "\nMeasured on {}, on {}, with `{}`.\n\n",
         machine::today(),
         machine::describe(),
-        arguments.join(" "),
+        told(arguments).join(" "),
     );
     for kind in Kind::ALL {
         if cases
