@@ -11,6 +11,7 @@ use crate::types::Lifetime;
 use bytes::Bytes;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 const FAILED: Outcome = Outcome::NotCommitted(CommitError::Failed);
 
@@ -126,15 +127,21 @@ async fn packing_that_cannot_write_ends_all_writing() {
     assert_eq!(world.read(0, 0).await.unwrap().to, 16);
 }
 
-#[tokio::test]
-async fn packing_waits_for_a_store_that_is_behind_and_appends_do_not() {
-    let (mut world, store) = world().await;
-    world.create(&stream(1)).await;
+/// Packing that waits for a store that is behind.
+async fn packing_waits(world: &mut World, store: &MemoryStore) -> CancellationToken {
     world.append(&append(0, b"more")).await;
     world.append(&close(0)).await;
     store.set_behind(true);
     let work = world.start_work();
-    until(|| store.asked() > 2).await;
+    until(|| store.count(Call::IsBehind) > 2).await;
+    work
+}
+
+#[tokio::test]
+async fn packing_waits_for_a_store_that_is_behind_and_appends_do_not() {
+    let (mut world, store) = world().await;
+    world.create(&stream(1)).await;
+    let work = packing_waits(&mut world, &store).await;
     let before = store.count(Call::Write);
     world.append(&append(1, b"now")).await;
     assert_eq!(store.count(Call::Write), before + 1);
@@ -146,11 +153,7 @@ async fn packing_waits_for_a_store_that_is_behind_and_appends_do_not() {
 #[tokio::test]
 async fn packing_that_waits_does_not_hold_up_a_stop() {
     let (mut world, store) = world().await;
-    world.append(&append(0, b"more")).await;
-    world.append(&close(0)).await;
-    store.set_behind(true);
-    let _work = world.start_work();
-    until(|| store.asked() > 2).await;
+    let _work = packing_waits(&mut world, &store).await;
     let before = store.count(Call::Write);
     world.log().stop().await;
     until(|| store.count(Call::Write) > before).await;

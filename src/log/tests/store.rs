@@ -36,9 +36,8 @@ struct State {
     dead: bool,
     /// A sync that failed makes nothing durable later on, whatever it reports.
     sync_failed: bool,
-    /// Whether it is behind with its own work, and how often it was asked.
+    /// Whether it is behind with its own work.
     behind: bool,
-    asked: u64,
     cached_reads: u64,
     /// Of all values that were handed out.
     bytes_read: u64,
@@ -52,6 +51,8 @@ pub(super) enum Call {
     Write,
     Sync,
     Scan,
+    /// Counted only.
+    IsBehind,
 }
 
 #[derive(Default)]
@@ -114,11 +115,6 @@ impl MemoryStore {
     /// Says from now on whether it is behind with its own work.
     pub(super) fn set_behind(&self, behind: bool) {
         self.state.lock().behind = behind;
-    }
-
-    /// How often it was asked that.
-    pub(super) fn asked(&self) -> u64 {
-        self.state.lock().asked
     }
 
     /// Holds up all calls of a kind until they are released.
@@ -285,7 +281,7 @@ impl Kv for MemoryStore {
 
     fn is_behind(&self) -> bool {
         let mut state = self.state.lock();
-        state.asked += 1;
+        state.control(Call::IsBehind).count += 1;
         state.behind
     }
 
