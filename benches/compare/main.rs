@@ -14,6 +14,7 @@ mod rows;
 mod servers;
 mod sse;
 mod stats;
+mod stolen;
 mod syscalls;
 
 use clap::{Parser, ValueEnum};
@@ -59,6 +60,11 @@ struct Args {
     #[arg(long)]
     syscalls: bool,
 
+    /// Repeats a run of which the host of a virtual machine has stolen more of the processors' time, in
+    /// percent: twice at the most.
+    #[arg(long, default_value_t = 3.0)]
+    stolen_max: f64,
+
     /// Where the servers' data lies while they run.
     #[arg(long, default_value = concat!(env!("CARGO_TARGET_TMPDIR"), "/compare"))]
     scratch: PathBuf,
@@ -90,7 +96,7 @@ fn main() -> io::Result<()> {
         syscalls: args.syscalls,
     };
     let results = setup.scratch.join("results.jsonl");
-    let mut report = Report::begin(&results, args.resume)?;
+    let mut report = Report::begin(&results, args.resume, args.stolen_max)?;
     for row in chosen(&args) {
         for case in row.cases(&args.sizes) {
             let servers = case.servers.iter().copied();

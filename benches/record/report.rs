@@ -15,6 +15,8 @@ pub(crate) struct Measured {
     /// Bytes written to the disk.
     pub(crate) written_per_token: Option<f64>,
     pub(crate) resident_mib: Option<f64>,
+    /// Of the processors' time, by the host of a virtual machine.
+    pub(crate) stolen_percent: f64,
 }
 
 /// What one durable write takes by itself, beside one round (medians).
@@ -51,9 +53,9 @@ impl Report {
     /// Prints the figures of all rounds together, and what each way adds to the direct one.
     pub(crate) fn print(&self) {
         println!(
-            "| streams | way | p50 µs | p99 µs | added p50 µs | added p99 µs | late s | CPU µs per token | bytes to disk per token | RSS MiB |"
+            "| streams | way | p50 µs | p99 µs | added p50 µs | added p99 µs | late s | CPU µs per token | bytes to disk per token | RSS MiB | stolen % |"
         );
-        println!("| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
+        println!("| ---: | --- |{}", " ---: |".repeat(9));
         for streams in self.counts() {
             for kind in Kind::ALL {
                 let runs = self.of(streams, kind);
@@ -152,5 +154,6 @@ fn row(runs: &[&Measured]) -> Vec<String> {
                 .collect(),
         ),
         mean(runs.iter().filter_map(|run| run.resident_mib).collect()),
+        mean(runs.iter().map(|run| run.stolen_percent).collect()),
     ]
 }

@@ -8,6 +8,7 @@ mod table;
 use crate::rows::Case;
 use crate::servers::Kind;
 use crate::stats::{Better, Figure, Target, median, spread};
+use crate::stolen;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -23,6 +24,9 @@ struct Run {
     /// Why the server could not be measured.
     failure: Option<String>,
 }
+
+/// The figure that says how much of a run's processor time the host gave to others.
+const STOLEN: &str = "stolen by the host %";
 
 /// What was measured in one case.
 struct Measured {
@@ -45,12 +49,14 @@ pub(crate) struct Report {
     lines: File,
     /// Runs of an earlier time, which need not be repeated.
     known: Vec<Run>,
+    /// Most percent of the processors that the host may steal of a run.
+    stolen_max: f64,
 }
 
 impl Report {
     /// Begins a report whose runs are also lines of a file: after those that are there, or without
     /// them.
-    pub(crate) fn begin(path: &Path, resume: bool) -> io::Result<Self> {
+    pub(crate) fn begin(path: &Path, resume: bool, stolen_max: f64) -> io::Result<Self> {
         let mut known = Vec::new();
         if resume && path.exists() {
             for line in fs::read_to_string(path)?.lines() {
@@ -63,6 +69,7 @@ impl Report {
             cases: Vec::new(),
             lines: File::options().append(true).open(path)?,
             known,
+            stolen_max,
         })
     }
 
@@ -80,7 +87,7 @@ impl Report {
         &mut self,
         kind: Kind,
         pair: usize,
-        measure: impl FnOnce() -> io::Result<Vec<Figure>>,
+        measure: impl Fn() -> io::Result<Vec<Figure>>,
     ) -> io::Result<()> {
         let Some(case) = self.cases.last_mut() else {
             return Ok(());
@@ -91,7 +98,10 @@ impl Report {
             case.runs.push(run.clone());
             return Ok(());
         }
-        let measured = measure();
+        let measured = stolen::least(self.stolen_max, measure).map(|(mut figures, percent)| {
+            figures.push(Figure::less(STOLEN, percent));
+            figures
+        });
         let run = Run {
             title: case.title.clone(),
             kind,

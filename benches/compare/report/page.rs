@@ -1,6 +1,6 @@
 //! The results as a part of the page about benchmarks.
 
-use super::{Measured, machine, plot, table};
+use super::{Measured, STOLEN, machine, plot, table};
 use crate::servers::Kind;
 use crate::stats::Better;
 use std::fmt::Write as _;
@@ -102,8 +102,9 @@ fn targets(cases: &[Measured]) -> String {
 
 /// Less of a difference than this is none.
 const MARGIN: f64 = 1.05;
-/// Figures in which nobody loses: what the generator used, and what a few requests decide.
-const UNJUDGED: [&str; 3] = ["generator", "p99.9", "max ms"];
+/// Figures in which nobody loses: what the generator used, what the host took, and what a few
+/// requests decide.
+const UNJUDGED: [&str; 4] = ["generator", STOLEN, "p99.9", "max ms"];
 
 /// Where the server that Headwater is compared with is ahead in every pair.
 fn losses(cases: &[Measured]) -> String {
