@@ -10,6 +10,7 @@
 use super::keys::Pending;
 use super::kv::{Kv, KvError, Write};
 use super::operation::{Operation, writes_of};
+use super::rest::Rest;
 use super::stream::{Stream, view_of};
 use crate::config::Durability;
 use crate::observe::metrics::Metrics;
@@ -65,8 +66,8 @@ const BATCH_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// The longest sync that an async worker may be held up for.
 const QUICK_SYNC: Duration = Duration::from_millis(1);
 
-/// After which time a store is asked again that was behind.
-const BEHIND_DELAY: Duration = Duration::from_millis(10);
+/// After which time it is looked again whether a write that nobody waits for may go on.
+const WRITER_DELAY: Duration = Duration::from_millis(10);
 
 /// Hands operations to the committer's thread.
 pub(super) struct Committer {
@@ -90,6 +91,8 @@ struct Shared {
     withheld: Mutex<Vec<Arc<Stream>>>,
     /// All operations up to this ticket are durable.
     durable: AtomicU64,
+    /// Bytes that were committed, with what operations cost beside their data.
+    committed_bytes: AtomicU64,
     work: tokio::sync::mpsc::UnboundedSender<Pending>,
     metrics: Arc<Metrics>,
 }
@@ -124,6 +127,7 @@ impl Committer {
             failed: AtomicBool::new(false),
             withheld: Mutex::default(),
             durable: AtomicU64::new(0),
+            committed_bytes: AtomicU64::new(0),
             work,
             metrics,
         });
@@ -233,7 +237,10 @@ impl Committer {
 
     /// Writes what nobody waits for, beside the queue.
     pub(super) fn writer(&self) -> Writer {
-        Writer(self.shared.clone())
+        Writer {
+            shared: self.shared.clone(),
+            begun: Instant::now(),
+        }
     }
 
     /// Whether a write has failed.
@@ -273,16 +280,47 @@ impl Turn {
     }
 }
 
-/// Writes to the store of a committer, and fails with it.
-pub(super) struct Writer(Arc<Shared>);
+/// Writes to the store of a committer, and fails with it. What it holds up is what is appended
+/// meanwhile, so it gives way.
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    /// When the work for the next write began.
+    begun: Instant,
+}
 
 impl Writer {
-    /// Writes once the store is not behind: what it slows down then are appends.
+    /// Writes once the store is not behind.
     pub(super) fn write(&self, writes: &[Write]) -> Result<(), KvError> {
-        while self.0.kv.is_behind() && !self.0.has_ended() {
-            std::thread::sleep(BEHIND_DELAY);
+        self.wait_for_store();
+        self.shared.apply(writes)
+    }
+
+    /// Writes about so many bytes once the store is not behind, and rests.
+    pub(super) fn write_much(&mut self, writes: &[Write], bytes: u64) -> Result<(), KvError> {
+        let made_in = self.begun.elapsed();
+        self.wait_for_store();
+        let begun = Instant::now();
+        self.shared.apply(writes)?;
+        let took = made_in + begun.elapsed();
+        let mut rest = Rest::new(Instant::now(), took, bytes, self.committed_bytes());
+        while !self.shared.has_ended() {
+            std::thread::sleep(WRITER_DELAY);
+            if rest.is_over(Instant::now(), self.committed_bytes()) {
+                break;
+            }
         }
-        self.0.apply(writes)
+        self.begun = Instant::now();
+        Ok(())
+    }
+
+    fn wait_for_store(&self) {
+        while self.shared.kv.is_behind() && !self.shared.has_ended() {
+            std::thread::sleep(WRITER_DELAY);
+        }
+    }
+
+    fn committed_bytes(&self) -> u64 {
+        self.shared.committed_bytes.load(Ordering::Relaxed)
     }
 }
 
@@ -327,6 +365,8 @@ impl Shared {
         self.metrics
             .commit
             .observe(batch.len(), data_bytes as usize);
+        let bytes = data_bytes + OPERATION_BYTES * batch.len() as u64;
+        self.committed_bytes.fetch_add(bytes, Ordering::Relaxed);
         match self.durability {
             _ if self.apply(&writes).is_err() => fail_all(batch),
             Durability::Sync => self.sync_batch(batch),

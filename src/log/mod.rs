@@ -17,6 +17,7 @@ mod purge;
 mod reader;
 mod recovery;
 mod registry;
+mod rest;
 mod retention;
 pub mod rocks;
 mod row;

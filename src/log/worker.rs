@@ -19,9 +19,9 @@ use tokio_util::sync::CancellationToken;
 /// Pieces of work that become one batch.
 const BATCH_MAX: usize = 128;
 /// What becomes one write, if it is more than one segment: appends wait for it.
-const WRITE_BYTES_MAX: usize = 256 * 1024;
+const WRITE_BYTES_MAX: u64 = 256 * 1024;
 /// Bytes that a key takes as much time as.
-const KEY_BYTES: usize = 256;
+const KEY_BYTES: u64 = 256;
 /// Removed bytes after which the disk space is claimed back.
 const COMPACT_BYTES: u64 = 64 * 1024 * 1024;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -103,7 +103,7 @@ impl Log {
             .blocking({
                 let purges = purges.clone();
                 let writer = self.committer.writer();
-                move |kv: &dyn Kv| write_work(kv, &writer, &packs, &purges)
+                move |kv: &dyn Kv| write_work(kv, writer, &packs, &purges)
             })
             .await?;
         self.metrics.packed_segments.inc_by(packed);
@@ -198,7 +198,7 @@ pub(super) enum WorkError {
 /// Writes a batch of work. Returns about how many bytes were purged.
 fn write_work(
     kv: &dyn Kv,
-    writer: &Writer,
+    mut writer: Writer,
     packs: &[(StreamId, u64, u64)],
     purges: &[StreamId],
 ) -> Result<u64, ReadError> {
@@ -206,28 +206,34 @@ fn write_work(
     let mut bytes = 0;
     for (id, start, end) in packs {
         writes.extend(pack::pack(kv, *id, *start, *end)?);
-        write_much(writer, &mut writes)?;
+        write_much(&mut writer, &mut writes)?;
     }
     for id in purges {
         let (removals, purged) = purge::purge(kv, *id)?;
         writes.extend(removals);
         bytes += purged;
-        write_much(writer, &mut writes)?;
+        write_much(&mut writer, &mut writes)?;
     }
     writer.write(&writes)?;
     Ok(bytes)
 }
 
 /// Writes what has been gathered, once it is much.
-fn write_much(writer: &Writer, writes: &mut Vec<Write>) -> Result<(), KvError> {
-    let cost = |write: &Write| match write {
-        Write::Put(_, _, value) => KEY_BYTES + value.len(),
-        Write::Delete(..) | Write::DeleteRange(..) => KEY_BYTES,
-    };
-    if writes.iter().map(cost).sum::<usize>() < WRITE_BYTES_MAX {
+fn write_much(writer: &mut Writer, writes: &mut Vec<Write>) -> Result<(), KvError> {
+    let bytes = cost(writes);
+    if bytes < WRITE_BYTES_MAX {
         return Ok(());
     }
-    writer.write(&std::mem::take(writes))
+    writer.write_much(&std::mem::take(writes), bytes)
+}
+
+/// About how many bytes as data take as much time as these changes.
+fn cost(writes: &[Write]) -> u64 {
+    let of_one = |write: &Write| match write {
+        Write::Put(_, _, value) => KEY_BYTES + value.len() as u64,
+        Write::Delete(..) | Write::DeleteRange(..) => KEY_BYTES,
+    };
+    writes.iter().map(of_one).sum()
 }
 
 /// What was removed since disk space was last claimed back.
