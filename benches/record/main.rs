@@ -66,6 +66,17 @@ struct Args {
     bench: bool,
 }
 
+impl Args {
+    fn load(&self, way: &Way, streams: usize) -> Load {
+        Load {
+            address: way.address,
+            streams,
+            tokens: self.rate * self.seconds,
+            rate: self.rate,
+        }
+    }
+}
+
 /// How long an answer is read before each measurement.
 const WARM_UP_SECONDS: u64 = 1;
 
@@ -87,25 +98,13 @@ fn main() -> io::Result<()> {
     for &streams in &args.streams {
         for round in 0..args.rounds {
             for &kind in &kinds {
-                let (measured, stolen_percent) = stolen::least(args.stolen_max, || {
+                let run = || {
                     let way = Way::start(kind, &args.headwater, &args.scratch, upstream)?;
-                    let load = Load {
-                        address: way.address,
-                        streams,
-                        tokens: args.rate * args.seconds,
-                        rate: args.rate,
-                    };
-                    runtime.block_on(measure(&way, &load))
-                })?;
-                report.add(
-                    streams,
-                    kind,
-                    round,
-                    Measured {
-                        stolen_percent,
-                        ..measured
-                    },
-                );
+                    runtime.block_on(measure(&way, &args.load(&way, streams)))
+                };
+                let (mut measured, stolen_percent) = stolen::least(args.stolen_max, run)?;
+                measured.stolen_percent = stolen_percent;
+                report.add(streams, kind, round, measured);
             }
             // In each round, because a disk that others use is not as quick at all times.
             let (write, _) = stolen::least(args.stolen_max, || {
@@ -142,6 +141,7 @@ async fn measure(way: &Way, load: &Load) -> io::Result<Measured> {
         cpu_us_per_token: cpu.map(|cpu| cpu.as_secs_f64() * 1e6 / tokens as f64),
         written_per_token: written.map(|bytes| bytes as f64 / tokens as f64),
         resident_mib: after.map(|usage| usage.resident_mib()),
+        // Known when all of the run is over.
         stolen_percent: 0.0,
     })
 }
