@@ -295,8 +295,9 @@ impl Writer {
         self.shared.apply(writes)
     }
 
-    /// Writes about so many bytes once the store is not behind, and rests.
-    pub(super) fn write_much(&mut self, writes: &[Write], bytes: u64) -> Result<(), KvError> {
+    /// The same, and then rests until appends have come as far as these bytes, or come no more. What
+    /// appends cost is counted beside their data, so that this work catches up with them.
+    pub(super) fn write_and_rest(&mut self, writes: &[Write], bytes: u64) -> Result<(), KvError> {
         let made_in = self.begun.elapsed();
         self.wait_for_store();
         let begun = Instant::now();

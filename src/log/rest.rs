@@ -2,9 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-/// Bytes that such writes may have for each byte that is appended: more than one, so that they catch
-/// up with appends.
-const LEAD: u64 = 2;
 /// The longest rest, in times of what the write took.
 const RESTS_MAX: u32 = 15;
 
@@ -20,7 +17,7 @@ impl Rest {
     pub(super) fn new(now: Instant, took: Duration, bytes: u64, committed: u64) -> Self {
         Self {
             ends: now + took * RESTS_MAX,
-            committed_enough: committed + bytes / LEAD,
+            committed_enough: committed + bytes,
             committed_last: committed,
         }
     }
@@ -52,10 +49,10 @@ mod tests {
     }
 
     #[test]
-    fn a_rest_is_over_when_appends_have_come_half_as_far() {
+    fn a_rest_is_over_when_appends_have_come_as_far() {
         let (mut rest, now) = rest();
-        assert!(!rest.is_over(now, 70 + 499));
-        assert!(rest.is_over(now, 70 + 500));
+        assert!(!rest.is_over(now, 70 + 999));
+        assert!(rest.is_over(now, 70 + 1_000));
     }
 
     #[test]

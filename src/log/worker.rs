@@ -5,7 +5,7 @@
 
 use super::committer::{CommitError, Writer, acknowledged};
 use super::keys::Pending;
-use super::kv::{Kv, KvError, Table, Write};
+use super::kv::{Kv, Table, Write};
 use super::operation::Operation;
 use super::{Log, ReadError, pack, purge};
 use crate::types::StreamId;
@@ -206,25 +206,22 @@ fn write_work(
     let mut bytes = 0;
     for (id, start, end) in packs {
         writes.extend(pack::pack(kv, *id, *start, *end)?);
-        write_much(&mut writer, &mut writes)?;
+        let packed = cost(&writes);
+        if packed >= WRITE_BYTES_MAX {
+            // Many segments may be full at once, and nobody waits for them.
+            writer.write_and_rest(&std::mem::take(&mut writes), packed)?;
+        }
     }
     for id in purges {
         let (removals, purged) = purge::purge(kv, *id)?;
         writes.extend(removals);
         bytes += purged;
-        write_much(&mut writer, &mut writes)?;
+        if cost(&writes) >= WRITE_BYTES_MAX {
+            writer.write(&std::mem::take(&mut writes))?;
+        }
     }
     writer.write(&writes)?;
     Ok(bytes)
-}
-
-/// Writes what has been gathered, once it is much.
-fn write_much(writer: &mut Writer, writes: &mut Vec<Write>) -> Result<(), KvError> {
-    let bytes = cost(writes);
-    if bytes < WRITE_BYTES_MAX {
-        return Ok(());
-    }
-    writer.write_much(&std::mem::take(writes), bytes)
 }
 
 /// About how many bytes as data take as much time as these changes.
