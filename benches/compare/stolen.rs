@@ -17,21 +17,19 @@ pub(crate) fn least<T>(
     mut measure: impl FnMut() -> io::Result<T>,
 ) -> io::Result<(T, f64)> {
     let mut best: Option<(T, f64)> = None;
-    for attempt in 1.. {
+    for _ in 0..ATTEMPTS {
         let (begun, before) = (Instant::now(), stolen());
         let result = measure()?;
         let percent = percent(stolen().saturating_sub(before), begun.elapsed());
-        let (least, least_percent) = match best {
-            Some(best) if best.1 <= percent => best,
-            _ => (result, percent),
-        };
-        if least_percent <= percent_max || attempt == ATTEMPTS {
-            return Ok((least, least_percent));
+        if best.as_ref().is_none_or(|(_, least)| percent < *least) {
+            best = Some((result, percent));
+        }
+        if percent <= percent_max {
+            break;
         }
         eprintln!("stolen by the host: {percent:.1} %");
-        best = Some((least, least_percent));
     }
-    unreachable!("the last attempt returns")
+    best.ok_or_else(|| io::Error::other("nothing was measured"))
 }
 
 fn percent(stolen: Duration, elapsed: Duration) -> f64 {
