@@ -78,8 +78,12 @@ pub(super) fn measure(
     })?;
     // Of few streams each has several events a second, of many each has one.
     let per_second = (streams.max(50)) as f64;
-    let events = (sizes.time().as_secs_f64() * per_second) as u64 / streams as u64;
-    let load = Load::closed(server.address, connections, sizes.time() + super::TIME_MAX);
+    let events = (sizes.live_time().as_secs_f64() * per_second) as u64 / streams as u64;
+    let load = Load::closed(
+        server.address,
+        connections,
+        sizes.live_time() + super::TIME_MAX,
+    );
     let run = load.connect()?;
     let before = server.cost()?;
     let base = Instant::now();
@@ -102,7 +106,7 @@ pub(super) fn measure(
     let appends = std::thread::scope(|scope| {
         let appends = scope.spawn(|| {
             std::thread::sleep(SETTLE);
-            publisher.run(server.address, per_second, sizes.time())
+            publisher.run(server.address, per_second, sizes.live_time())
         });
         let polled = run.run(&mut polls)?.complete();
         let appends = appends

@@ -70,7 +70,7 @@ pub(crate) enum Row {
     LongPoll,
     /// Writers beside readers of history and of what is new.
     Mixed,
-    /// Appends at half the peak for a long time.
+    /// Appends at a part of the peak for a long time.
     Sustained,
     /// Costs as streams become many, and one becomes long.
     Growth,
@@ -239,7 +239,8 @@ impl Row {
             }
             Self::Sustained => {
                 let seconds = sizes.sustained_seconds;
-                let title = format!("append 256 B at half the peak for {seconds} s");
+                let percent = sizes.sustained_percent;
+                let title = format!("append 256 B at {percent} % of the peak for {seconds} s");
                 vec![Case::new(title, TWO, &[], sustained::measure)]
             }
             _ => {

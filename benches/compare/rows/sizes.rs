@@ -9,6 +9,11 @@ pub(crate) struct Sizes {
     #[arg(long, default_value_t = 5)]
     pub(crate) seconds: u64,
 
+    /// Seconds in which events are published in the rows `sse` and `long-poll`: there are far fewer of
+    /// them than of requests, and the slowest hundredth of a few is nothing but the slowest.
+    #[arg(long, default_value_t = 10)]
+    pub(crate) live_seconds: u64,
+
     /// Appends a second where their rate is given: in the rows `append-rate` and `mixed`.
     #[arg(long, default_value_t = 10_000.0)]
     pub(crate) append_rate: f64,
@@ -45,6 +50,10 @@ pub(crate) struct Sizes {
     #[arg(long, default_value_t = 60)]
     pub(crate) sustained_seconds: u64,
 
+    /// What is appended in the row `sustained`, in percent of the peak.
+    #[arg(long, default_value_t = 50)]
+    pub(crate) sustained_percent: u8,
+
     /// Streams up to which the row `growth` goes.
     #[arg(long, default_value_t = 100_000)]
     pub(crate) growth_streams: usize,
@@ -61,6 +70,10 @@ pub(crate) struct Sizes {
 impl Sizes {
     pub(super) fn time(&self) -> Duration {
         Duration::from_secs(self.seconds)
+    }
+
+    pub(super) fn live_time(&self) -> Duration {
+        Duration::from_secs(self.live_seconds)
     }
 
     pub(super) fn settle_time(&self) -> Duration {

@@ -33,7 +33,7 @@ pub(super) fn measure(
     std::thread::sleep(SETTLE);
     let idle = server.cost()?;
     let (deliveries, appends) =
-        readers.publish(server.address, STREAM, per_second, sizes.time())?;
+        readers.publish(server.address, STREAM, per_second, sizes.live_time())?;
     let live = server.cost()?;
     readers.expect_silence(REPEAT)?;
     let each = |mib: f64| (mib - before.resident_mib) * 1024.0 / count as f64;

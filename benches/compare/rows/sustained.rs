@@ -1,4 +1,4 @@
-//! Appends at half the peak for a long time: whether latency and memory stay as they are.
+//! Appends at a part of the peak for a long time: whether latency and memory stay as they are.
 
 use super::append::{Appends, BODY_BYTES};
 use super::{CONNECTIONS, FILES_MAX, Sizes, WARM_UP};
@@ -19,7 +19,8 @@ pub(super) fn measure(setup: &Setup, kind: Kind, sizes: &Sizes) -> io::Result<Ve
     appends.create_streams(&server)?;
     let peak = |time| Load::closed(server.address, CONNECTIONS, time);
     peak(WARM_UP).run(&mut appends)?.complete()?;
-    let rate = peak(WARM_UP).run(&mut appends)?.complete()?.rate() / 2.0;
+    let peak = peak(WARM_UP).run(&mut appends)?.complete()?.rate();
+    let rate = peak * f64::from(sizes.sustained_percent) / 100.0;
     let part = Duration::from_secs(sizes.sustained_seconds) / PARTS;
     let load = Load::open(server.address, CONNECTIONS, rate, part);
     let meter = Meter::begin(&server)?;
