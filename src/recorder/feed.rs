@@ -127,8 +127,8 @@ enum Next {
 
 impl Call {
     /// Records a feed until nobody reads it any more.
-    pub(super) async fn run_feed(self, request: Request, answer: Answer) {
-        let (mut response, started) = match self.first(&request).await {
+    pub(super) async fn run_feed(self, mut request: Request, answer: Answer) {
+        let (mut response, started) = match self.first(&mut request).await {
             Ok((response, Some(started))) => (response, started),
             Ok((response, None)) => return self.end_without(answer, Ok(response)),
             Err(error) => return self.end_without(answer, Err(error)),
@@ -142,10 +142,11 @@ impl Call {
         }
     }
 
-    /// Calls the upstream for the first time, going on where the stream of an earlier time ends.
+    /// Calls the upstream for the first time, going on where the stream of an earlier time ends. So
+    /// does the request from then on: the first connection may end before it brings an event.
     async fn first(
         &self,
-        request: &Request,
+        request: &mut Request,
     ) -> Result<(Response, Option<Arc<Started>>), RecordError> {
         let recording = &self.running.recording;
         let stored = self.stored(recording).await?;
@@ -153,7 +154,8 @@ impl Call {
             Some(started) => self.recorder.last_id(recording, started).await?,
             None => None,
         };
-        let response = self.called(after(request, last_id.as_deref())).await?;
+        *request = after(request, last_id.as_deref());
+        let response = self.called(request.clone()).await?;
         self.recorder.metrics.recordings.calls.inc();
         if !self
             .route
