@@ -90,7 +90,8 @@ pub struct Proxy {
     #[schemars(with = "SizeText")]
     pub recording_bytes_max: u64,
 
-    /// The most bytes that are passed on of the body of an upstream's error. The rest is left out.
+    /// The most bytes that are passed on of the body of an upstream's error. The rest is left out; of a
+    /// longer one that is compressed, all.
     #[serde(default = "error_bytes_max", with = "units::size")]
     #[schemars(with = "SizeText")]
     pub error_bytes_max: u64,

@@ -20,7 +20,7 @@ use pingora::protocols::http::ServerSession;
 use ring::hmac;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 const METHODS: &str = "GET, POST, HEAD, PATCH, DELETE, OPTIONS";
 
@@ -104,7 +104,11 @@ impl Gateway {
                 asked.recording = Some(path);
                 Ok(proxy.created(url, &head.headers))
             }
-            Opened::Passed(response) => proxy.refused(*response).await,
+            Opened::Passed(response) => tokio::select! {
+                biased;
+                refused = proxy.refused(*response) => refused,
+                _ = session.read_body_or_idle(true) => Ok(Answer::Nobody),
+            },
             Opened::Complete { .. } => Err(ServeError::NoRoute),
         }
     }
@@ -239,24 +243,34 @@ impl Proxy {
         reply(head, Body::Empty)
     }
 
-    /// The answer where the upstream's is none to record: its error, as far as that is not too long.
+    /// The answer where the upstream's is none to record: its error, as far as that is not too long,
+    /// and comes in time.
     async fn refused(&self, mut response: Response) -> Result<Answer, ServeError> {
         let status = response.head.status;
         if status.is_redirection() {
             return Err(ServeError::Redirect);
         }
+        let until = Instant::now() + self.error_timeout;
         let mut body = BytesMut::new();
-        while body.len() < self.error_bytes_max
-            && let Ok(Ok(Some(bytes))) = timeout(self.error_timeout, response.next()).await
+        while body.len() <= self.error_bytes_max
+            && let Ok(Ok(Some(bytes))) = timeout_at(until, response.next()).await
         {
             body.extend_from_slice(&bytes);
         }
-        body.truncate(self.error_bytes_max);
+        let encoding = response.head.headers.get(header::CONTENT_ENCODING);
+        if body.len() > self.error_bytes_max {
+            // A part of what is encoded cannot be read.
+            let kept = encoding.map_or(self.error_bytes_max, |_| 0);
+            body.truncate(kept);
+        }
         let mut head = self.head(StatusCode::BAD_GATEWAY);
         head.set_number(names::UPSTREAM_STATUS, u64::from(status.as_u16()));
         if let Some(content_type) = response.head.headers.get(header::CONTENT_TYPE) {
             head.set(header::CONTENT_TYPE, content_type.clone());
             head.set(names::UPSTREAM_CONTENT_TYPE, content_type.clone());
+        }
+        if let Some(encoding) = encoding {
+            head.set(header::CONTENT_ENCODING, encoding.clone());
         }
         Ok(reply(head, Body::Full(body.freeze())))
     }

@@ -9,7 +9,8 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use pingora::http::ResponseHeader;
 use serde::{Deserialize, Serialize};
 
-/// Most bytes of headers that are kept; what is beyond is not repeated to later readers.
+/// Most bytes of headers that are kept beside the content type; what is beyond is not repeated to
+/// later readers.
 const HEADER_BYTES_MAX: usize = 32 * 1024;
 
 /// The head of a recorded answer, and whose it is. It is kept with the stream, so that the answer
@@ -38,8 +39,8 @@ impl Note {
         let kept = headers.iter().filter_map(|(name, value)| {
             let value = value.to_str().ok()?;
             bytes += name.as_str().len() + value.len();
-            let repeated = is_repeatable(name) && bytes <= HEADER_BYTES_MAX;
-            repeated.then(|| (name.as_str().to_owned(), value.to_owned()))
+            let fits = name == header::CONTENT_TYPE || bytes <= HEADER_BYTES_MAX;
+            (is_repeatable(name) && fits).then(|| (name.as_str().to_owned(), value.to_owned()))
         });
         Self {
             status: status.as_u16(),
@@ -139,5 +140,17 @@ mod tests {
         assert!(back.is_of(scope, "/v1/*"));
         assert!(!back.is_of(scope, "/v2/*"));
         assert_eq!(Note::read(b"x"), None);
+    }
+
+    #[test]
+    fn what_is_not_kept_of_many_headers_is_not_the_content_type() {
+        let naming = Naming::new(b"secret");
+        let scope = naming.scope(&[], &HeaderMap::new());
+        let mut headers = HeaderMap::new();
+        headers.append("x-long", "x".repeat(HEADER_BYTES_MAX).parse().unwrap());
+        headers.append(header::CONTENT_TYPE, "text/event-stream".parse().unwrap());
+        let note = Note::new(StatusCode::OK, &headers, scope, "/v1/*", "f".into());
+        assert_eq!(note.content_type(), Some("text/event-stream"));
+        assert_eq!(note.head().headers.len(), 1);
     }
 }

@@ -5,12 +5,20 @@ use super::guard::{self, GuardError};
 use super::hop_by_hop;
 use super::peer::Template;
 use crate::config::{Proxy, UpstreamUrl};
-use http::header;
+use http::{HeaderName, header};
 use pingora::http::RequestHeader;
 use pingora::upstreams::peer::HttpPeer;
 use std::time::Duration;
 use tokio::time::timeout;
 use url::Url;
+
+/// What else is for the next neighbour alone by section 5.2, beside what never is passed on.
+const HOP_BY_HOP: [HeaderName; 4] = [
+    header::TE,
+    header::TRAILER,
+    HeaderName::from_static("trailers"),
+    header::PROXY_AUTHENTICATE,
+];
 
 /// Connects to upstreams that were found to be allowed.
 pub struct Direct {
@@ -51,7 +59,9 @@ impl Direct {
     pub fn prepare(&self, head: &mut RequestHeader, url: &Url) {
         hop_by_hop::strip_request(head);
         head.remove_header(&header::EXPECT);
-        head.remove_header(&header::TE);
+        for name in HOP_BY_HOP {
+            head.remove_header(&name);
+        }
         let host = url.host_str().unwrap_or_default();
         let authority = match url.port() {
             Some(port) => format!("{host}:{port}"),
