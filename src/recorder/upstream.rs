@@ -56,7 +56,7 @@ pub(super) struct Balanced {
 
 #[async_trait]
 impl Upstream for Balanced {
-    /// Tries another upstream if one cannot be reached.
+    /// Tries another upstream if one fails before it answers, as far as a request may be sent twice.
     async fn send(&self, request: Request) -> Result<Response, RecordError> {
         let (upstreams, facts) = (&self.upstreams, &request.client);
         let mut tried = Vec::new();
@@ -79,9 +79,9 @@ impl Upstream for Balanced {
                     upstreams.prepare_response(&mut head);
                     return Ok(Response::new(head, exchange, Some(picked)));
                 }
-                // Nothing was sent, so another may be tried.
-                Err(error @ (ExchangeError::Connect(_) | ExchangeError::Tls(_)))
-                    if tried.len() < upstreams.retries =>
+                Err(error)
+                    if error.may_repeat(&request.head.method)
+                        && tried.len() < upstreams.retries =>
                 {
                     upstreams.metrics.failed(error.failure());
                     upstreams.metrics.retries.inc();

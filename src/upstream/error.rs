@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use pingora::{Error, ErrorType};
+use http::Method;
+use pingora::{Error, ErrorType, RetryType};
 use thiserror::Error;
 
 use crate::observe::metrics::UpstreamFailure;
@@ -47,6 +48,21 @@ pub enum ExchangeError {
 }
 
 impl ExchangeError {
+    /// Whether a request of this method may be sent again, by an exchange that came to nothing: the
+    /// upstream cannot have had it, or having it twice changes nothing. After a timeout it may not, as
+    /// that would take as long again.
+    pub fn may_repeat(&self, method: &Method) -> bool {
+        match self {
+            Self::Connect(_) | Self::Tls(_) => true,
+            Self::Broken(error) => {
+                // Refused by the upstream before it looked at it.
+                let refused = matches!(error.retry, RetryType::Decided(true));
+                refused || method.is_idempotent()
+            }
+            Self::Timeout(_) | Self::Protocol(_) => false,
+        }
+    }
+
     /// How it is counted.
     pub fn failure(&self) -> UpstreamFailure {
         match self {
