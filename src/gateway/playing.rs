@@ -35,7 +35,7 @@ impl Playing {
         open: Open,
     ) {
         let ended = self.send(&mut connection, gateway.write_timeout).await;
-        if matches!(ended, Ended::Left) {
+        if matches!(ended, Ended::Left) && self.playback.goes_on() {
             gateway.server.metrics.recordings.disconnects.inc();
         }
         let Self { playback, begun } = *self;

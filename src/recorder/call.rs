@@ -54,7 +54,7 @@ impl Recorder {
             Answered::Passed(response) => Opened::Passed(response),
             Answered::Recording { started, head } => {
                 let playback = Playback::new(&self.log, &started, route.heartbeat, Some(reader));
-                let playback = Box::new(playback);
+                let playback = Box::new(playback.of_lasting(route));
                 Opened::Recorded {
                     head,
                     path,
@@ -178,14 +178,17 @@ impl Call {
         let _ = answer.send(passed);
     }
 
-    /// Lets all who wait for a recording read it.
+    /// Lets all who wait for a recording read it. Who asked first may have left already.
     pub(super) fn tell_started(&self, answer: Answer, started: &Arc<Started>, response: &Response) {
         let recording = &self.running.recording;
         recording.come_to(Stage::Started(started.clone()));
-        let _ = answer.send(Ok(Answered::Recording {
+        let told = answer.send(Ok(Answered::Recording {
             started: started.clone(),
             head: Box::new(response.head.clone()),
         }));
+        if told.is_err() && !recording.shared && self.route.outlasts_clients() {
+            self.recorder.metrics.recordings.disconnects.inc();
+        }
     }
 
     /// Calls the upstream, as long as that is wanted.

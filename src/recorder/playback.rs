@@ -4,6 +4,7 @@ use super::framing::{Boundary, Framing};
 use super::open::LastEvent;
 use super::readers::Reader;
 use super::recording::Started;
+use super::route::Route;
 use super::seek::Seek;
 use crate::frame::Frames;
 use crate::hub::Run;
@@ -38,6 +39,8 @@ pub struct Playback {
     alarm: Alarm,
     /// Over when readers must go, of a stream that does not end by itself.
     leave: Option<Seldom<WaitForCancellationFutureOwned>>,
+    /// Whether what is played is complete in the end, also if its client leaves.
+    goes_on: bool,
     _reader: Option<Reader>,
 }
 
@@ -75,8 +78,20 @@ impl Playback {
             },
             alarm: Alarm::default(),
             leave: None,
+            goes_on: reader.is_none(),
             _reader: reader,
         }
+    }
+
+    /// Of a recording that runs, and that its clients may leave.
+    pub(super) fn of_lasting(mut self, route: &Route) -> Self {
+        self.goes_on |= route.outlasts_clients();
+        self
+    }
+
+    /// Whether a client that leaves finds all of it later.
+    pub fn goes_on(&self) -> bool {
+        self.goes_on
     }
 
     /// Ends the answer when a token is cancelled.

@@ -205,6 +205,11 @@ impl Route {
             && types.any(|recorded| recorded.eq_ignore_ascii_case(essence))
     }
 
+    /// Whether a recording goes on when its last client has left, for a time at least.
+    pub(super) fn outlasts_clients(&self) -> bool {
+        self.patience.is_none_or(|patience| !patience.is_zero())
+    }
+
     /// Returns when the upstream call is to end because nobody reads.
     pub(super) async fn left(&self, readers: &Readers, shared: bool) {
         let feed = self.feed.as_ref().filter(|_| shared);

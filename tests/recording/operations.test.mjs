@@ -7,7 +7,9 @@ import { eventsText } from "../upstream/events.mjs"
 import { endOf, metric, parseEvents, patience, recordRoute, startBoth, until } from "./support.mjs"
 
 let both
-before(async () => { both = await startBoth((upstream) => recordRoute(upstream, "/shared", "share = true")) })
+before(async () => {
+  both = await startBoth((upstream) => recordRoute(upstream, "/shared", "share = true") + recordRoute(upstream, "/cancel", 'on_disconnect = "cancel"'))
+})
 after(() => both.stop())
 
 const figure = (name, labels) => metric(both.server, `headwater_${name}`, labels)
@@ -50,14 +52,32 @@ test("each way to a recording is counted, and what it saved", patience, async ()
   assert.ok(await figure("recording_added_seconds_sum") > 0)
 })
 
+test("a client that leaves is counted where the recording goes on", patience, async () => {
+  const before = await figure("recording_disconnects_total")
+  const gone = new AbortController()
+  const early = fetch(`${both.server.url}/plain/events?count=3&head_after=500&key=early`, { signal: gone.signal })
+  await until(async () => (await both.upstream.calls("early"))?.calls === 1)
+  gone.abort()
+  await assert.rejects(early)
+  await until(async () => await figure("recording_disconnects_total") === before + 1)
+
+  const url = await leave(`${both.server.url}/cancel/events?count=endless&delay=20`)
+  assert.equal((await endOf(url)).end, "aborted")
+  await leave(`${both.server.url}/shared/feed/left`)
+  await leave(`${both.server.url}/plain/events?count=20&delay=50`)
+  await until(async () => await figure("recording_disconnects_total") === before + 2)
+})
+
 test("outcomes are told apart", patience, async () => {
-  const before = await figure("ended_recordings_total", { outcome: "failed" })
+  const failed = () => figure("ended_recordings_total", { outcome: "failed" })
+  const aborted = () => figure("ended_recordings_total", { outcome: "aborted" })
+  const before = { failed: await failed(), aborted: await aborted() }
   const broken = await fetch(`${both.server.url}/plain/events?count=3&break_at=2`)
   await endOf(broken.headers.get("stream-url"))
-  await until(async () => await figure("ended_recordings_total", { outcome: "failed" }) === before + 1)
+  await until(async () => await failed() === before.failed + 1)
   const stopped = await fetch(`${both.server.url}/plain/events?count=endless&delay=20`)
   await fetch(`${stopped.headers.get("stream-url")}&action=abort`, { method: "PATCH" })
-  await until(async () => await figure("ended_recordings_total", { outcome: "aborted" }) === 1)
+  await until(async () => await aborted() === before.aborted + 1)
 })
 
 test("the access log joins a recording and its requests, and holds no signature", patience, async () => {

@@ -56,7 +56,8 @@ pub struct Recordings {
     pub first_byte_seconds: Histogram,
     /// Seconds from when a piece came until it was durable, and with its readers.
     pub added_seconds: Histogram,
-    /// Clients that left before the end of an answer whose recording went on.
+    /// Clients that left before the end of an answer whose recording went on; of a feed, which has no
+    /// end, none.
     pub disconnects: IntCounter,
     /// Connections to upstreams of feeds that were made again.
     pub reconnects: IntCounter,
