@@ -102,7 +102,7 @@ pub(super) fn is_bodiless(status: StatusCode) -> bool {
 
 /// The head of an answer whose body has this length, if that is known.
 pub(super) fn header(
-    session: &ServerSession,
+    session: &mut ServerSession,
     head: Head,
     length: Option<u64>,
 ) -> Box<ResponseHeader> {
@@ -110,21 +110,16 @@ pub(super) fn header(
     parts.status = head.status;
     parts.headers = head.headers;
     head.browsers.add_to(&mut parts.headers);
-    match length {
-        _ if is_bodiless(head.status) => {}
-        Some(length) => {
-            parts
-                .headers
-                .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-        }
-        None if session.req_header().version == Version::HTTP_11 => {
-            let chunked = HeaderValue::from_static("chunked");
-            parts.headers.insert(header::TRANSFER_ENCODING, chunked);
-        }
-        // HTTP/2 has frames; HTTP/1.0 ends with the connection.
-        None => {}
+    if let Some(length) = length.filter(|_| !is_bodiless(head.status)) {
+        parts
+            .headers
+            .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
-    Box::new(ResponseHeader::from(parts))
+    let parts = Box::new(ResponseHeader::from(parts));
+    if length.is_some() || is_bodiless(head.status) {
+        return parts;
+    }
+    unmeasured(session, parts)
 }
 
 async fn send_pieces(
@@ -214,9 +209,8 @@ pub(super) async fn play(
     let from = Offset(playback.position()).to_string();
     let mut left = false;
     let written = async {
-        session
-            .write_response_header(unmeasured(session, head))
-            .await?;
+        let head = unmeasured(session, head);
+        session.write_response_header(head).await?;
         loop {
             let next = tokio::select! {
                 biased;
@@ -244,7 +238,7 @@ pub(super) async fn play(
     if let Err(error) = written.await {
         sent.broken = Some(error.into_down());
     }
-    if left {
+    if left && playback.goes_on() {
         recordings.disconnects.inc();
     }
     sent.offsets = Some((from, Offset(playback.position()).to_string()));
@@ -293,15 +287,20 @@ pub(super) async fn pass(session: &mut ServerSession, mut response: Response) ->
 
 /// The head of an answer whose length is not known beforehand.
 pub(super) fn unmeasured(
-    session: &ServerSession,
+    session: &mut ServerSession,
     mut head: Box<ResponseHeader>,
 ) -> Box<ResponseHeader> {
     head.remove_header(&header::CONTENT_LENGTH);
     head.remove_header(&header::TRANSFER_ENCODING);
-    // HTTP/2 has frames; HTTP/1.0 ends with the connection.
-    if session.req_header().version == Version::HTTP_11 {
-        let chunked = HeaderValue::from_static("chunked");
-        let _ = head.insert_header(header::TRANSFER_ENCODING, chunked);
+    match session.req_header().version {
+        Version::HTTP_11 => {
+            let chunked = HeaderValue::from_static("chunked");
+            let _ = head.insert_header(header::TRANSFER_ENCODING, chunked);
+        }
+        // Its end is that of the connection.
+        Version::HTTP_10 | Version::HTTP_09 => session.set_keepalive(None),
+        // HTTP/2 has frames.
+        _ => {}
     }
     head
 }

@@ -2,31 +2,63 @@
 // is recorded is that too.
 
 import assert from "node:assert/strict"
-import { execFile } from "node:child_process"
+import { execFile, spawn } from "node:child_process"
+import { once } from "node:events"
 import fs from "node:fs"
+import http from "node:http"
 import net from "node:net"
 import { after, before, test } from "node:test"
 import { setTimeout as sleep } from "node:timers/promises"
+import { gunzipSync } from "node:zlib"
 import { eventsText } from "../upstream/events.mjs"
 import { endOf, parseEvents, patience, readAll, recordRoute, startBoth, startUpstream, until, withoutIds } from "./support.mjs"
 
 let both
 let h2c
+let byHand
 before(async () => {
   h2c = await startUpstream("--h2c")
+  byHand = await startByHand()
   both = await startBoth((upstream) =>
     recordRoute(h2c, "/h2", `http = "2"`)
+    + recordRoute(byHand, "/by-hand")
     + recordRoute(upstream, "/lines", `content_types = ["application/x-ndjson"]`)
     + recordRoute(upstream, "/hurried", `headers_timeout = "500ms"\ninactivity_timeout = "500ms"`)
     + recordRoute(upstream, "/small", `recording_bytes_max = "1KiB"`)
     + recordRoute(upstream, "/beating", `heartbeat = "50ms"`)
     + recordRoute(upstream, "/cancel", `on_disconnect = "cancel"`)
-    + recordRoute(upstream, "/grace", `on_disconnect = "grace"\ngrace = "300ms"`))
+    + recordRoute(upstream, "/grace", `on_disconnect = "grace"\ngrace = "300ms"`)
+    // Nobody is cut off for not reading: what waits for such a client waits for ever.
+    + `
+[limits]
+write_timeout = "1h"
+`)
 })
 after(async () => {
   await both.stop()
   h2c.stop()
+  byHand.stop()
 })
+
+/** An upstream whose answers wait for the test to write them: `answers.shift()` is the next. */
+async function startByHand() {
+  const answers = []
+  const server = http.createServer((_, response) => {
+    response.writeHead(200, { "content-type": "text/event-stream" })
+    response.flushHeaders()
+    answers.push(response)
+  })
+  server.listen(0, "127.0.0.1")
+  await once(server, "listening")
+  return {
+    url: `http://127.0.0.1:${server.address().port}`,
+    answers,
+    stop() {
+      server.close()
+      server.closeAllConnections()
+    },
+  }
+}
 
 const curl = (...args) => new Promise((resolve) => {
   execFile("curl", ["--silent", "--no-buffer", ...args], { encoding: "buffer", maxBuffer: 1 << 30 },
@@ -88,17 +120,21 @@ test("a connection goes on after a recorded answer, also with what was sent ahea
   socket.destroy()
 })
 
-test("curl -N gets each event when it comes", patience, async () => {
-  const url = `${both.server.url}/plain/events?count=5&delay=400`
-  const seen = []
-  const began = performance.now()
-  const response = await fetch(url)
-  for await (const part of response.body) seen.push([performance.now() - began, Buffer.from(part).toString()])
-  // Had they been held back, they would have come together.
-  assert.ok(seen.length >= 4, JSON.stringify(seen))
-  const { code, stdout } = await curl(url)
-  assert.equal(code, 0)
-  assert.equal(stdout.toString(), eventsText("count=5"))
+test("curl -N gets each event when it comes", patience, async (t) => {
+  const child = spawn("curl", ["--silent", "-N", `${both.server.url}/by-hand/`], { stdio: ["ignore", "pipe", "inherit"] })
+  t.after(() => child.kill())
+  let seen = ""
+  child.stdout.setEncoding("utf8").on("data", (text) => { seen += text })
+  const answer = await until(() => byHand.answers.shift())
+  for (let n = 1; n <= 5; n++) {
+    answer.write(eventsText(`count=1&from=${n}`))
+    // The next event is not sent before this one was seen.
+    await until(() => seen.length >= eventsText(`count=${n}`).length)
+    assert.equal(seen, eventsText(`count=${n}`))
+  }
+  answer.end()
+  assert.deepEqual(await once(child, "close"), [0, null])
+  assert.equal(seen, eventsText("count=5"))
 })
 
 test("ids are added to events that have none, in the event's own kind of line", patience, async () => {
@@ -136,9 +172,39 @@ test("anything else passes through, unrecorded", patience, async () => {
 })
 
 test("a compressed answer comes through whole", patience, async () => {
-  const { code, stdout } = await curl("--compressed", `${both.server.url}/plain/events?count=20&gzip=1`)
+  const { code, stdout } = await curl("--compressed", "--dump-header", "-", `${both.server.url}/plain/events?count=20&gzip=always`)
   assert.equal(code, 0)
-  assert.equal(stdout.toString(), eventsText("count=20"))
+  const [head, body] = stdout.toString().split("\r\n\r\n")
+  assert.match(head, /^content-encoding: gzip$/im)
+  assert.equal(body, eventsText("count=20"))
+})
+
+for (const route of ["/plain", "/h2", "/ids"]) {
+  test(`${route}: an answer that is compressed although nobody accepts it passes through as it is, unrecorded`, patience, async () => {
+    const key = `zipped ${route}`
+    for (let asked = 1; asked <= 2; asked++) {
+      const url = `${both.server.url}${route}/events?count=20&gzip=always`
+      const [response] = await once(http.get(url, { headers: { "x-test-key": key, "idempotency-key": key } }), "response")
+      assert.equal(response.statusCode, 200)
+      assert.equal(response.headers["content-type"], "text/event-stream")
+      assert.equal(response.headers["content-encoding"], "gzip")
+      assert.equal(response.headers["stream-url"], undefined)
+      assert.equal(response.headers.link, undefined)
+      assert.equal(gunzipSync(Buffer.concat(await response.toArray())).toString(), eventsText("count=20"))
+      // There is no recording that the same key would find.
+      const calls = await (await fetch(`${both.server.url}${route}/__calls`)).json()
+      assert.equal(calls[key].calls, asked)
+    }
+  })
+}
+
+test("an upstream that compresses what is accepted is recorded uncompressed", patience, async () => {
+  const url = `${both.server.url}/plain/events?count=20&gzip=1&key=unzipped`
+  const response = await fetch(url, { headers: { "accept-encoding": "gzip" } })
+  assert.equal(response.headers.get("content-encoding"), null)
+  assert.equal(await response.text(), eventsText("count=20"))
+  assert.equal(await recorded(response.headers.get("stream-url")), eventsText("count=20"))
+  assert.equal((await both.upstream.calls("unzipped")).headers["accept-encoding"], "identity")
 })
 
 for (const route of ["/plain", "/h2"]) {
@@ -230,6 +296,32 @@ test("a client that leaves does not end the upstream call, unless the route says
     assert.equal(ended.end, "aborted")
     await until(async () => (await both.upstream.calls(key)).cancelled === 1)
   }
+})
+
+// More than all buffers on the way to a client hold.
+const large = "count=64&size=1000000"
+
+test("a client that never reads holds nothing up", patience, async (t) => {
+  const { hostname, port } = new URL(both.server.url)
+  const socket = net.connect(Number(port), hostname).pause()
+  t.after(() => socket.destroy())
+  socket.write(`GET /plain/events?${large}&key=unread HTTP/1.1\r\nhost: x\r\nidempotency-key: unread\r\n\r\n`)
+  await until(async () => (await both.upstream.calls("unread"))?.completed === 1)
+  const response = await fetch(`${both.server.url}/plain/events?${large}&key=unread`, { headers: { "idempotency-key": "unread" } })
+  const url = response.headers.get("stream-url")
+  assert.ok(await response.text() === eventsText(large))
+  assert.deepEqual(await endOf(url), { end: "completed", reason: null })
+  assert.ok(await recorded(url) === eventsText(large))
+  assert.equal((await both.upstream.calls("unread")).calls, 1)
+  assert.equal(socket.bytesRead, 0)
+})
+
+test("a client that reads late holds nothing up, and gets all", patience, async () => {
+  const [response] = await once(http.get(`${both.server.url}/plain/events?${large}`), "response")
+  const url = response.headers["stream-url"]
+  assert.deepEqual(await endOf(url), { end: "completed", reason: null })
+  assert.ok(await recorded(url) === eventsText(large))
+  assert.ok(Buffer.concat(await response.toArray()).toString() === eventsText(large))
 })
 
 test("a recording can be stopped from elsewhere", patience, async () => {

@@ -14,7 +14,7 @@
 //   break_at=N     break off before event N; with break_bytes=N, in its middle
 //   ends=close     delimited by the connection's end instead of chunked
 //   retry=MS       the first event says how soon to reconnect
-//   gzip=1         compressed, if the client accepts it
+//   gzip=1         compressed, if the client accepts it; `gzip=always`: even if not
 //   type=TYPE      another content type; application/x-ndjson sends lines
 //   status=CODE    another status
 
@@ -45,7 +45,7 @@ function settings(parameters) {
     breakBytes: number("break_bytes", 0),
     retry: number("retry"),
     closes: parameters.get("ends") === "close",
-    gzip: parameters.has("gzip"),
+    gzip: parameters.get("gzip"),
     type: parameters.get("type") ?? "text/event-stream",
     status: number("status", 200),
   }
@@ -69,7 +69,7 @@ export function eventsText(query) {
 
 export async function events({ request, response, url, call }) {
   const how = settings(url.searchParams)
-  const zips = how.gzip && /\bgzip\b/.test(request.headers["accept-encoding"] ?? "")
+  const zips = how.gzip === "always" || (how.gzip && /\bgzip\b/.test(request.headers["accept-encoding"] ?? ""))
   const writer = new Writer(response, zips ? zip(response) : response)
   if (!(await writer.pause(how.headAfter))) return
   const headers = { "content-type": how.type, "cache-control": "no-cache", "access-control-allow-origin": "*", "x-upstream": "test" }
