@@ -28,7 +28,6 @@ path = "/v1/proxy"
 [site.route.proxy]
 secret = "${SECRET}"
 previous_secrets = ["${OLD_SECRET}"]
-headers_timeout = "1s"
 allow = [
   "http://127.0.0.1:${port}/**",
   "http://localhost:${port}/echo",
@@ -36,6 +35,10 @@ allow = [
   "https://api.example.com/v1/*",
   "${gone.url}",
 ]
+
+[[site.route]]
+path = "/hurried"
+proxy = { secret = "${SECRET}", allow = ["http://127.0.0.1:${port}/**"], headers_timeout = "1s" }
 
 [[site.route]]
 path = "/brief"
@@ -53,8 +56,8 @@ after(async () => {
 const proxyUrl = () => `${server.url}/v1/proxy`
 const asService = { authorization: `Bearer ${SECRET}` }
 
-function create(url, { method = "GET", headers = {}, body } = {}) {
-  return fetch(proxyUrl(), { method: "POST", headers: { ...asService, "upstream-url": url, "upstream-method": method, ...headers }, body })
+function create(url, { method = "GET", headers = {}, body, at = proxyUrl() } = {}) {
+  return fetch(at, { method: "POST", headers: { ...asService, "upstream-url": url, "upstream-method": method, ...headers }, body })
 }
 
 async function refusal(response) {
@@ -165,7 +168,8 @@ test("an upstream's error comes with its status and body", patience, async () =>
     assert.equal(response.headers.get("upstream-status"), String(status))
     assert.equal((await response.json()).error.message, `status ${status}`)
   }
-  assert.equal(await refusal(await create(`${upstream.url}/events?head_after=60000`)), "504 UPSTREAM_TIMEOUT")
+  const late = await create(`${upstream.url}/events?head_after=60000`, { at: `${server.url}/hurried` })
+  assert.equal(await refusal(late), "504 UPSTREAM_TIMEOUT")
 })
 
 test("every answer with 502 has Upstream-Status", patience, async () => {

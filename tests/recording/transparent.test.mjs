@@ -23,7 +23,8 @@ before(async () => {
     recordRoute(h2c, "/h2", `http = "2"`)
     + recordRoute(byHand, "/by-hand")
     + recordRoute(upstream, "/lines", `content_types = ["application/x-ndjson"]`)
-    + recordRoute(upstream, "/hurried", `headers_timeout = "500ms"\ninactivity_timeout = "500ms"`)
+    + recordRoute(upstream, "/hurried", `headers_timeout = "500ms"`)
+    + recordRoute(upstream, "/impatient", `inactivity_timeout = "3s"`)
     + recordRoute(upstream, "/small", `recording_bytes_max = "1KiB"`)
     + recordRoute(upstream, "/beating", `heartbeat = "50ms"`)
     + recordRoute(upstream, "/cancel", `on_disconnect = "cancel"`)
@@ -227,7 +228,7 @@ for (const route of ["/plain", "/h2"]) {
 test("silence before the head is answered with 504, silence after it ends the recording", patience, async () => {
   const late = await fetch(`${both.server.url}/hurried/events?head_after=60000&key=late`)
   assert.equal(late.status, 504)
-  const silent = await fetch(`${both.server.url}/hurried/events?count=10&pause_at=3`)
+  const silent = await fetch(`${both.server.url}/impatient/events?count=10&pause_at=3`)
   const url = silent.headers.get("stream-url")
   const { bytes, whole } = await readAll(silent)
   assert.equal(whole, false)
