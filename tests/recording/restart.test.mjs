@@ -3,11 +3,9 @@
 
 import assert from "node:assert/strict"
 import { randomUUID } from "node:crypto"
-import { once } from "node:events"
-import http from "node:http"
 import { test } from "node:test"
 import { eventsText } from "../upstream/events.mjs"
-import { endOf, parseEvents, patience, readAll, recordRoute, startBoth, startRelay, startUpstream, until } from "./support.mjs"
+import { endOf, parseEvents, patience, readAll, recordRoute, startBoth, startByHand, startRelay, startUpstream, until } from "./support.mjs"
 
 /** Where every stream begins. */
 const BEGIN = "0000000000000000_0000000000000000"
@@ -27,23 +25,9 @@ const kept = async (streamUrl) => (await fetch(`${streamUrl}&offset=${BEGIN}`)).
 
 /** An upstream whose answers have one event, and a second one, and their end, when `finish` is called. */
 async function startHeld() {
-  const answers = []
-  const server = http.createServer((_, response) => {
-    response.writeHead(200, { "content-type": "text/event-stream" })
-    response.write(eventsText("count=1"))
-    answers.push(response)
-  })
-  server.listen(0, "127.0.0.1")
-  await once(server, "listening")
-  return {
-    url: `http://127.0.0.1:${server.address().port}`,
-    answers,
-    finish: () => answers.forEach((answer) => answer.end(eventsText("count=1&from=2"))),
-    stop() {
-      server.close()
-      server.closeAllConnections()
-    },
-  }
+  const held = await startByHand(eventsText("count=1"))
+  const finish = () => held.answers.forEach((answer) => answer.end(eventsText("count=1&from=2")))
+  return { ...held, finish }
 }
 
 test("a stop lets recordings come to their end, with and without their clients", patience, async (t) => {

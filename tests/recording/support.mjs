@@ -1,5 +1,6 @@
 import { spawn } from "node:child_process"
 import { once } from "node:events"
+import http from "node:http"
 import path from "node:path"
 import { until } from "../tools/patience.mjs"
 import { startServer } from "../tools/server.mjs"
@@ -22,6 +23,27 @@ export async function startUpstream(...flags) {
       return all[key]
     },
     stop: () => child.kill("SIGKILL"),
+  }
+}
+
+/** An upstream whose answers are events that the test writes behind `first`, to each of `answers`. */
+export async function startByHand(first = "") {
+  const answers = []
+  const server = http.createServer((_, response) => {
+    response.writeHead(200, { "content-type": "text/event-stream" })
+    response.flushHeaders()
+    response.write(first)
+    answers.push(response)
+  })
+  server.listen(0, "127.0.0.1")
+  await once(server, "listening")
+  return {
+    url: `http://127.0.0.1:${server.address().port}`,
+    answers,
+    stop() {
+      server.close()
+      server.closeAllConnections()
+    },
   }
 }
 

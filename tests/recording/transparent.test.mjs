@@ -11,7 +11,7 @@ import { after, before, test } from "node:test"
 import { setTimeout as sleep } from "node:timers/promises"
 import { gunzipSync } from "node:zlib"
 import { eventsText } from "../upstream/events.mjs"
-import { endOf, parseEvents, patience, readAll, recordRoute, startBoth, startUpstream, until, withoutIds } from "./support.mjs"
+import { endOf, parseEvents, patience, readAll, recordRoute, startBoth, startByHand, startUpstream, until, withoutIds } from "./support.mjs"
 
 let both
 let h2c
@@ -40,26 +40,6 @@ after(async () => {
   h2c.stop()
   byHand.stop()
 })
-
-/** An upstream whose answers wait for the test to write them: `answers.shift()` is the next. */
-async function startByHand() {
-  const answers = []
-  const server = http.createServer((_, response) => {
-    response.writeHead(200, { "content-type": "text/event-stream" })
-    response.flushHeaders()
-    answers.push(response)
-  })
-  server.listen(0, "127.0.0.1")
-  await once(server, "listening")
-  return {
-    url: `http://127.0.0.1:${server.address().port}`,
-    answers,
-    stop() {
-      server.close()
-      server.closeAllConnections()
-    },
-  }
-}
 
 const curl = (...args) => new Promise((resolve) => {
   execFile("curl", ["--silent", "--no-buffer", ...args], { encoding: "buffer", maxBuffer: 1 << 30 },
