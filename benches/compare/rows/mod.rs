@@ -14,6 +14,7 @@ mod sse;
 mod streams;
 mod sustained;
 mod tls;
+mod tls_sse;
 
 pub(crate) use sizes::Sizes;
 
@@ -78,6 +79,8 @@ pub(crate) enum Row {
     TlsGet,
     /// Appends over TLS and HTTP/2.
     TlsAppend,
+    /// SSE readers over TLS: memory of each.
+    TlsSse,
 }
 
 /// Measures one server once.
@@ -143,6 +146,7 @@ impl Row {
             Self::LongPoll => long_poll_cases(sizes),
             Self::Mixed | Self::Sustained | Self::Growth => self.long(sizes),
             Self::TlsGet | Self::TlsAppend => vec![self.tls()],
+            Self::TlsSse => vec![tls_sse_case()],
         }
     }
 
@@ -176,7 +180,10 @@ impl Row {
             Self::AppendRate => {
                 let rate = sizes.append_rate;
                 let title = format!("append 256 B, {rate} a second given, 100 streams");
-                let targets = [Target::at_most("p99 ms", 1.0)];
+                let targets = [
+                    Target::at_most("p99 ms", 1.0),
+                    Target::at_most("server CPU µs each", 1.0),
+                ];
                 Case::new(title, TWO, &targets, append::measure_rate)
             }
             Self::AppendBatch => {
@@ -313,10 +320,21 @@ fn sse_cases(sizes: &Sizes) -> Vec<Case> {
     sizes.readers.iter().map(case).collect()
 }
 
+fn tls_sse_case() -> Case {
+    let count = 1000;
+    let title = format!("{count} SSE readers over TLS");
+    Case::new(title, TLS, &[], move |setup, kind, sizes| {
+        tls_sse::measure(setup, kind, sizes, count)
+    })
+}
+
 fn long_poll_cases(sizes: &Sizes) -> Vec<Case> {
     let case = |(streams, connections): (usize, usize)| {
         let title = format!("long-poll, {streams} streams, {connections} connections");
-        let targets = [Target::at_most("delivery p99 ms", 1.0)];
+        let targets = [
+            Target::at_most("delivery p99 ms", 1.0),
+            Target::at_most("server CPU µs per delivery", 1.0),
+        ];
         Case::new(title, TWO, &targets, move |setup, kind, sizes| {
             long_poll::measure(setup, kind, sizes, streams, connections)
         })
