@@ -4,6 +4,7 @@
 import assert from "node:assert/strict"
 import { randomUUID } from "node:crypto"
 import { after, before, test } from "node:test"
+import { assertConsecutive, BEGIN, numbers, readFeed } from "./feeds.mjs"
 import { parseEvents, patience, recordRoute, startBoth, startRelay, until } from "./support.mjs"
 
 let both
@@ -17,38 +18,9 @@ before(async () => {
 })
 after(() => both.stop())
 
-/** Where every stream begins. `-1` is where begins what is kept of it. */
-const BEGIN = "0000000000000000_0000000000000000"
-
-/** Reads a feed until it has `count` events, or its connection ends; `{ events, whole }`. */
-async function read(url, count, headers = {}) {
-  const gone = new AbortController()
-  const response = await fetch(url, { headers, signal: gone.signal })
-  assert.equal(response.status, 200)
-  let bytes = Buffer.alloc(0)
-  try {
-    for await (const part of response.body) {
-      bytes = Buffer.concat([bytes, part])
-      const events = parseEvents(bytes)
-      if (events.length >= count) return { response, events: events.slice(0, count), whole: true }
-    }
-  } catch {
-    // Cut.
-  } finally {
-    gone.abort()
-  }
-  return { response, events: parseEvents(bytes), whole: false }
-}
-
-const numbers = ({ events }) => events.map(({ data }) => JSON.parse(data).n)
-
-function assertConsecutive(found) {
-  assert.deepEqual(found, found.map((_, at) => found[0] + at))
-}
-
 test("a hundred clients are one for the upstream, which sees nobody's credentials", patience, async () => {
   const name = randomUUID()
-  const ask = (n) => read(`${both.server.url}/shared/feed/${name}?interval=10`, 50, { authorization: `Bearer ${n}`, cookie: `id=${n}` })
+  const ask = (n) => readFeed(`${both.server.url}/shared/feed/${name}?interval=10`, 50, { authorization: `Bearer ${n}`, cookie: `id=${n}` })
   for (const client of await Promise.all(Array.from({ length: 100 }, (_, n) => ask(n)))) {
     assert.ok(client.whole)
     assertConsecutive(numbers(client))
@@ -63,7 +35,7 @@ for (const how of ["drop_after", "break_after"]) {
   test(`an upstream that drops (${how}) is called again, and clients notice nothing`, patience, async () => {
     const name = randomUUID()
     const url = `${both.server.url}/shared/feed/${name}?interval=20&${how}=15`
-    const clients = await Promise.all(Array.from({ length: 5 }, () => read(url, 60)))
+    const clients = await Promise.all(Array.from({ length: 5 }, () => readFeed(url, 60)))
     for (const client of clients) {
       assert.ok(client.whole)
       assertConsecutive(numbers(client))
@@ -77,11 +49,11 @@ for (const how of ["drop_after", "break_after"]) {
 test("a client that was cut goes on by Last-Event-ID", patience, async () => {
   const name = randomUUID()
   const relay = await startRelay(both.server.url, (n) => 200 + n * 150)
-  const stay = read(`${both.server.url}/shared/feed/${name}?interval=10`, 200)
+  const stay = readFeed(`${both.server.url}/shared/feed/${name}?interval=10`, 200)
   const found = []
   let last
   while (found.length < 150) {
-    const { events } = await read(`${relay.url}/shared/feed/${name}?interval=10`, 1000, last ? { "last-event-id": last } : {})
+    const { events } = await readFeed(`${relay.url}/shared/feed/${name}?interval=10`, 1000, last ? { "last-event-id": last } : {})
     found.push(...events)
     last = events.at(-1)?.id ?? last
   }
@@ -95,10 +67,10 @@ test("a client that was cut goes on by Last-Event-ID", patience, async () => {
 test("a feed that nobody reads is left, and taken up again where it was", patience, async () => {
   const name = randomUUID()
   const url = `${both.server.url}/idle/feed/${name}?interval=20`
-  const first = await read(url, 10)
+  const first = await readFeed(url, 10)
   await until(async () => (await both.upstream.calls(`GET /feed/${name}`)).cancelled === 1)
   const last = first.events.at(-1).id
-  const second = await read(url, 40, { "last-event-id": last })
+  const second = await readFeed(url, 40, { "last-event-id": last })
   assertConsecutive([...numbers(first), ...numbers(second)])
   assert.equal((await both.upstream.calls(`GET /feed/${name}`)).calls, 2)
 })
@@ -115,7 +87,7 @@ test("an upstream that wants nobody back ends the answers of all clients", patie
 test("a feed that is always kept is recorded before anybody asks, and goes on when all have left", patience, async () => {
   const calls = () => both.upstream.calls("GET /feed/kept")
   await until(async () => (await calls())?.running === 1)
-  const { response, events } = await read(`${both.server.url}/feed/kept`, 5)
+  const { response, events } = await readFeed(`${both.server.url}/feed/kept`, 5)
   const url = response.headers.get("stream-url")
   const seen = events.at(-1).data
   const kept = await until(async () => {
@@ -128,7 +100,7 @@ test("a feed that is always kept is recorded before anybody asks, and goes on wh
 
 test("a feed keeps its last bytes; what comes from before them is told", patience, async () => {
   const url = `${both.server.url}/short/events?count=endless&delay=1&size=2000`
-  const first = await read(url, 3)
+  const first = await readFeed(url, 3)
   const streamUrl = first.response.headers.get("stream-url")
   const gone = new AbortController()
   const stay = await fetch(url, { signal: gone.signal })
@@ -143,7 +115,7 @@ test("a feed keeps its last bytes; what comes from before them is told", patienc
   assert.ok([200, 410].includes(earliest.status), "it may have moved on")
   // Whose last event is trimmed, which that of others is not at once, goes on from the earliest that is kept.
   await until(async () => {
-    const on = await read(url, 10, { "last-event-id": first.events.at(-1).id })
+    const on = await readFeed(url, 10, { "last-event-id": first.events.at(-1).id })
     assertConsecutive(numbers(on))
     return numbers(on)[0] > numbers(first).at(-1) + 1
   })

@@ -13,7 +13,7 @@ import { after, before, test } from "node:test"
 import { gzipSync } from "node:zlib"
 import { eventsText } from "../upstream/events.mjs"
 import { certificates, startServer } from "../tools/server.mjs"
-import { endOf, patience, readAll, recordRoute, startUpstream, until } from "./support.mjs"
+import { endOf, listen, patience, readAll, recordRoute, startUpstream, until } from "./support.mjs"
 
 const SECRET = "a-secret-of-the-tests"
 const asService = { authorization: `Bearer ${SECRET}` }
@@ -28,7 +28,7 @@ before(async () => {
   dir = fs.mkdtempSync(path.join(os.tmpdir(), "headwater-proxy-"))
   const { ca, cert, key } = certificates(dir)
   upstream = await startUpstream()
-  odd = await listen(http.createServer(answerOddly), "127.0.0.1")
+  odd = await listen(http.createServer(answerOddly))
   const identity = { cert: fs.readFileSync(cert), key: fs.readFileSync(key) }
   secure = await listen(http2.createSecureServer({ ...identity, allowHTTP1: true }, answerSecurely), "0.0.0.0")
   const route = (path, settings = "") => `
@@ -60,25 +60,6 @@ after(async () => {
   fs.rmSync(dir, { recursive: true })
   assert.equal(how, "exit code 0")
 })
-
-async function listen(server, host) {
-  const sockets = new Set()
-  const remember = (socket) => {
-    sockets.add(socket)
-    socket.on("error", () => {})
-    socket.once("close", () => sockets.delete(socket))
-  }
-  server.on("connection", remember)
-  server.listen(0, host)
-  await once(server, "listening")
-  return {
-    port: server.address().port,
-    stop() {
-      server.close()
-      for (const socket of sockets) socket.destroy()
-    },
-  }
-}
 
 /** Answers without a type, or compressed though nobody asked for that. */
 function answerOddly(request, response) {

@@ -5,10 +5,8 @@ import assert from "node:assert/strict"
 import { randomUUID } from "node:crypto"
 import { test } from "node:test"
 import { eventsText } from "../upstream/events.mjs"
+import { assertConsecutive, BEGIN, numbers, readFeed } from "./feeds.mjs"
 import { endOf, parseEvents, patience, readAll, recordRoute, startBoth, startByHand, startRelay, startUpstream, until } from "./support.mjs"
-
-/** Where every stream begins. */
-const BEGIN = "0000000000000000_0000000000000000"
 
 /** Sends SIGTERM, and starts the server again with what it left; `meanwhile` begins once it is stopping. */
 async function restart(server, meanwhile = () => {}) {
@@ -89,28 +87,10 @@ test("what does not end in time is closed as interrupted, with all that came", p
   assert.equal(ended.filter((line) => line.includes(`reason="interrupted"`)).length, keys.length, "closed by the stop, not by the start")
 })
 
-/** Reads a feed until it has so many events, or its answer ends; `{ url, events, last }`. */
-async function readFeed(url, count, headers = {}) {
-  const gone = new AbortController()
-  const response = await fetch(url, { headers, signal: gone.signal })
-  assert.equal(response.status, 200)
-  let bytes = Buffer.alloc(0)
-  let events = []
-  for await (const part of response.body) {
-    bytes = Buffer.concat([bytes, part])
-    events = parseEvents(bytes)
-    if (events.length >= count) break
-  }
-  gone.abort()
-  return { url: response.headers.get("stream-url"), events, last: events.at(-1)?.id }
-}
-
-const numbers = (events) => events.map(({ data }) => JSON.parse(data).n)
-
-/** That events are there one after the other, each once. */
-function assertConsecutive(found) {
-  assert.deepEqual(found, found.map((_, at) => found[0] + at))
-}
+const urlOf = ({ response }) => response.headers.get("stream-url")
+const lastOf = ({ events }) => events.at(-1).id
+/** All that the stream of a feed holds. */
+const keptEvents = async (feed) => ({ events: parseEvents(Buffer.from(await kept(urlOf(feed)))) })
 
 for (const [how, again] of [["a stop", restart], ["a crash", (server) => server.crash()]]) {
   test(`a feed goes on in its stream after ${how}`, patience, async (t) => {
@@ -122,11 +102,11 @@ for (const [how, again] of [["a stop", restart], ["a crash", (server) => server.
     const first = await readFeed(url, 20)
     await again(both.server)
 
-    const before = numbers(parseEvents(Buffer.from(await kept(first.url))))
-    const second = await readFeed(url, 50, { "last-event-id": first.last })
-    assertConsecutive([...numbers(first.events), ...numbers(second.events)])
-    assert.equal(new URL(second.url).pathname, new URL(first.url).pathname)
-    const all = numbers(parseEvents(Buffer.from(await kept(second.url))))
+    const before = numbers(await keptEvents(first))
+    const second = await readFeed(url, 50, { "last-event-id": lastOf(first) })
+    assertConsecutive([...numbers(first), ...numbers(second)])
+    assert.equal(new URL(urlOf(second)).pathname, new URL(urlOf(first)).pathname)
+    const all = numbers(await keptEvents(second))
     assert.ok(all.length > before.length)
     assertConsecutive(all)
     assert.equal(all[0], before[0])
@@ -145,9 +125,9 @@ test("a feed loses nothing when its first connection after a restart gives no ev
   const url = `${both.server.url}/shared/feed/${randomUUID()}?interval=20`
   const first = await readFeed(url, 20)
   await restart(both.server)
-  const second = await readFeed(url, 50, { "last-event-id": first.last })
+  const second = await readFeed(url, 50, { "last-event-id": lastOf(first) })
   assert.equal(relay.cuts, 1)
-  assertConsecutive([...numbers(first.events), ...numbers(second.events)])
+  assertConsecutive([...numbers(first), ...numbers(second)])
 })
 
 test("clients of a feed are sent away by a stop, with the end of their answer", patience, async (t) => {
@@ -159,7 +139,7 @@ test("clients of a feed are sent away by a stop, with the end of their answer", 
   await restart(both.server)
   const { bytes, whole } = await reading
   assert.ok(whole)
-  assertConsecutive(numbers(parseEvents(bytes)))
+  assertConsecutive(numbers({ events: parseEvents(bytes) }))
   const url = response.headers.get("stream-url")
   assert.equal((await fetch(url, { method: "HEAD" })).headers.get("stream-closed"), null)
 })

@@ -1,33 +1,29 @@
 // What is sent again to an upstream that ends the connection before it answers.
 
 import assert from "node:assert/strict"
-import { once } from "node:events"
 import { createServer } from "node:http"
 import { test } from "node:test"
 import { eventsText } from "../upstream/events.mjs"
 import { startServer } from "../tools/server.mjs"
-import { metric, patience, recordRoute } from "./support.mjs"
+import { listen, metric, patience, recordRoute } from "./support.mjs"
 
 /** Starts an upstream that breaks off every other request before it answers, and Headwater before it. */
 async function startFlaky(settings) {
   const asked = []
-  const flaky = createServer((request, response) => {
+  const flaky = await listen(createServer((request, response) => {
     asked.push(request.method)
     if (asked.length % 2) return request.socket.destroy()
     response.writeHead(200, { "content-type": "text/event-stream" })
     response.end(eventsText("count=3"))
-  })
-  await once(flaky.listen(0, "127.0.0.1"), "listening")
-  const url = `http://127.0.0.1:${flaky.address().port}`
-  const server = await startServer({ config: recordRoute({ url }, "/flaky", settings) })
+  }))
+  const server = await startServer({ config: recordRoute(flaky, "/flaky", settings) })
   return {
     asked,
     server,
     ask: (method, body) => fetch(`${server.url}/flaky/x`, { method, body }),
     async stop() {
       await server.stop()
-      flaky.closeAllConnections()
-      flaky.close()
+      flaky.stop()
     },
   }
 }

@@ -2,7 +2,6 @@
 
 import assert from "node:assert/strict"
 import { randomUUID } from "node:crypto"
-import { once } from "node:events"
 import fs from "node:fs"
 import http from "node:http"
 import os from "node:os"
@@ -10,7 +9,7 @@ import path from "node:path"
 import { after, before, test } from "node:test"
 import { setTimeout as sleep } from "node:timers/promises"
 import { eventsText } from "../upstream/events.mjs"
-import { endOf, metric, parseEvents, patience, recordRoute, startBoth, until } from "./support.mjs"
+import { endOf, listen, metric, parseEvents, patience, recordRoute, startBoth, until } from "./support.mjs"
 
 const HEARTBEAT = ": heartbeat\n\n"
 
@@ -33,17 +32,7 @@ after(async () => {
 
 /** An upstream that answers as `answer(request, response)` says, which tests replace. */
 async function startOwn() {
-  const server = http.createServer((request, response) => own.answer(request, response))
-  server.listen(0, "127.0.0.1")
-  await once(server, "listening")
-  const own = {
-    url: `http://127.0.0.1:${server.address().port}`,
-    answer: undefined,
-    stop() {
-      server.close()
-      server.closeAllConnections()
-    },
-  }
+  const own = await listen(http.createServer((request, response) => own.answer(request, response)))
   return own
 }
 

@@ -26,25 +26,37 @@ export async function startUpstream(...flags) {
   }
 }
 
+/** Lets an HTTP server of this process listen; resolves to its `port`, its `url` and `stop()`. */
+export async function listen(server, host = "127.0.0.1") {
+  const sockets = new Set()
+  server.on("connection", (socket) => {
+    sockets.add(socket)
+    socket.on("error", () => {})
+    socket.once("close", () => sockets.delete(socket))
+  })
+  server.listen(0, host)
+  await once(server, "listening")
+  const { port } = server.address()
+  return {
+    port,
+    url: `http://127.0.0.1:${port}`,
+    stop() {
+      server.close()
+      for (const socket of sockets) socket.destroy()
+    },
+  }
+}
+
 /** An upstream whose answers are events that the test writes behind `first`, to each of `answers`. */
 export async function startByHand(first = "") {
   const answers = []
-  const server = http.createServer((_, response) => {
+  const upstream = await listen(http.createServer((_, response) => {
     response.writeHead(200, { "content-type": "text/event-stream" })
     response.flushHeaders()
     response.write(first)
     answers.push(response)
-  })
-  server.listen(0, "127.0.0.1")
-  await once(server, "listening")
-  return {
-    url: `http://127.0.0.1:${server.address().port}`,
-    answers,
-    stop() {
-      server.close()
-      server.closeAllConnections()
-    },
-  }
+  }))
+  return { ...upstream, answers }
 }
 
 /** A route that records what the upstream answers below `path`. */
