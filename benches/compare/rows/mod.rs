@@ -323,8 +323,8 @@ fn sse_cases(sizes: &Sizes) -> Vec<Case> {
 fn tls_sse_case() -> Case {
     let count = 1000;
     let title = format!("{count} SSE readers over TLS");
-    Case::new(title, TLS, &[], move |setup, kind, sizes| {
-        tls_sse::measure(setup, kind, sizes, count)
+    Case::new(title, TLS, &[], move |setup, kind, _| {
+        tls_sse::measure(setup, kind, count)
     })
 }
 

@@ -1,6 +1,6 @@
 //! SSE readers over TLS: what each of them takes of memory.
 
-use super::{Sizes, failed};
+use super::failed;
 use crate::decode::{Decoder, Part};
 use crate::http::{self, Client};
 use crate::live::{Deliveries, Seen};
@@ -23,12 +23,7 @@ const SETTLE: Duration = Duration::from_secs(2);
 const BUFFER_BYTES: usize = 16 * 1024;
 
 /// Connects so many readers, and sends each some events, which must come once and in order.
-pub(super) fn measure(
-    setup: &Setup,
-    kind: Kind,
-    _: &Sizes,
-    count: usize,
-) -> io::Result<Vec<Figure>> {
+pub(super) fn measure(setup: &Setup, kind: Kind, count: usize) -> io::Result<Vec<Figure>> {
     let server = Server::start_tls(setup, kind)?;
     let mut client = Client::connect(server.address)?;
     client.create(STREAM, "text/plain", b"")?;
