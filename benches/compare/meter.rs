@@ -100,19 +100,29 @@ impl Meter {
 
     /// The costs of so many operations.
     pub(crate) fn figures(&self, server: &Server, operations: u64) -> io::Result<Vec<Figure>> {
+        self.figures_of(server, operations as f64, "each")
+    }
+
+    /// The costs of so many units; `per` is what the names of the figures say of them.
+    pub(crate) fn figures_of(
+        &self,
+        server: &Server,
+        units: f64,
+        per: &str,
+    ) -> io::Result<Vec<Figure>> {
         let used = self.server(server)?;
         let generator = Cost::of(std::process::id())?.since(self.generator);
-        let operations = operations.max(1) as f64;
+        let calls = self.system_calls.take().map(SystemCalls::end).transpose()?;
+        let each = |what: &str, value: f64| {
+            Figure::less(format!("{what} {per}"), value / units.max(1.0))
+        };
         let mut figures = vec![
-            Figure::less("server CPU µs each", used.cpu_us / operations),
-            Figure::less("generator CPU µs each", generator.cpu_us / operations),
-            Figure::less("context switches each", used.switches as f64 / operations),
+            each("server CPU µs", used.cpu_us),
+            each("generator CPU µs", generator.cpu_us),
+            each("context switches", used.switches as f64),
             Figure::less("RSS MiB", used.resident_mib),
         ];
-        if let Some(calls) = self.system_calls.take() {
-            let calls = calls.end()? as f64;
-            figures.push(Figure::less("system calls each", calls / operations));
-        }
+        figures.extend(calls.map(|calls| each("system calls", calls as f64)));
         Ok(figures)
     }
 
