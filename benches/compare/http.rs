@@ -151,8 +151,13 @@ impl Client {
 
     /// Reads a stream from its beginning to its end.
     pub(crate) fn read_all(&mut self, stream: &str) -> io::Result<Vec<u8>> {
+        self.read_from(stream, "-1")
+    }
+
+    /// Reads a stream from an offset to its end.
+    pub(crate) fn read_from(&mut self, stream: &str, offset: &str) -> io::Result<Vec<u8>> {
         let mut data = Vec::new();
-        let mut offset = "-1".to_owned();
+        let mut offset = offset.to_owned();
         loop {
             let answer = self.request("GET", &format!("{stream}?offset={offset}"), "", b"")?;
             if answer.status != 200 {

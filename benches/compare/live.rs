@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 /// Publishes numbered events to streams in turn, each with the time at which it was due.
 pub(crate) struct Publisher<'a> {
     pub(crate) streams: &'a [String],
+    /// Of JSON, an event is a string.
+    pub(crate) content_type: &'static str,
     /// What the times are counted from.
     pub(crate) base: Instant,
     pub(crate) next: u64,
@@ -20,6 +22,8 @@ pub(crate) struct Publisher<'a> {
 /// Events that may be on their way at once: fewer than there are streams, so that those of one
 /// stream stay in order.
 const CONNECTIONS: usize = 8;
+pub(crate) const TEXT: &str = "text/plain";
+pub(crate) const JSON: &str = "application/json";
 
 impl Publisher<'_> {
     /// Publishes so many events a second and tells the latency of their appends.
@@ -46,10 +50,11 @@ impl Workload for Publisher<'_> {
         let (number, stream) = (self.next / count, self.next % count);
         self.next += 1;
         let due_ns = (due - self.base).as_nanos();
+        let quote = if self.content_type == JSON { "\"" } else { "" };
         let mut body = Vec::with_capacity(64);
-        let written = write!(body, "<{number} {due_ns}>");
-        let length = body.len();
-        let fields = format!("Content-Type: text/plain\r\nContent-Length: {length}\r\n");
+        let written = write!(body, "{quote}<{number} {due_ns}>{quote}");
+        let (content_type, length) = (self.content_type, body.len());
+        let fields = format!("Content-Type: {content_type}\r\nContent-Length: {length}\r\n");
         http::put_head(request, "POST", &self.streams[stream as usize], &fields);
         request.extend_from_slice(&body);
         written.is_ok()

@@ -113,9 +113,8 @@ impl Meter {
         let used = self.server(server)?;
         let generator = Cost::of(std::process::id())?.since(self.generator);
         let calls = self.system_calls.take().map(SystemCalls::end).transpose()?;
-        let each = |what: &str, value: f64| {
-            Figure::less(format!("{what} {per}"), value / units.max(1.0))
-        };
+        let each =
+            |what: &str, value: f64| Figure::less(format!("{what} {per}"), value / units.max(1.0));
         let mut figures = vec![
             each("server CPU µs", used.cpu_us),
             each("generator CPU µs", generator.cpu_us),

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Readers that connect before the answers of all are awaited: fewer than the server's backlog.
 const WAVE: usize = 100;
+/// How long after the last delivery a second one of the same event would be noticed.
+const REPEAT: Duration = Duration::from_millis(300);
 const BUFFER_BYTES: usize = 64 * 1024;
 
 struct Reader {
@@ -68,11 +70,11 @@ impl Readers {
     }
 
     /// Publishes so many events a second at the home of the readers' stream, until each of them has
-    /// all. Tells how long deliveries took, and appends.
+    /// all, and none of them twice. Tells how long deliveries took, and appends.
     pub(crate) fn publish(
         &mut self,
         home: SocketAddr,
-        stream: &str,
+        (stream, content_type): (&str, &'static str),
         per_second: f64,
         time: Duration,
     ) -> io::Result<(Histogram<u64>, Histogram<u64>)> {
@@ -81,6 +83,7 @@ impl Readers {
         let streams = [stream.to_owned()];
         let publisher = Publisher {
             streams: &streams,
+            content_type,
             base,
             next: 0,
         };
@@ -96,7 +99,7 @@ impl Readers {
     }
 
     /// Waits until each reader has received so many events.
-    pub(crate) fn receive(&mut self, deliveries: &mut Deliveries, events: u64) -> io::Result<()> {
+    fn receive(&mut self, deliveries: &mut Deliveries, events: u64) -> io::Result<()> {
         let mut behind = 0;
         self.until(deliveries, SILENCE_MAX, |readers| {
             // All that is before this one has everything already.
@@ -108,10 +111,10 @@ impl Readers {
         })
     }
 
-    /// Fails if any reader receives an event within a time.
-    pub(crate) fn expect_silence(&mut self, time: Duration) -> io::Result<()> {
+    /// Fails if any reader receives one more event.
+    pub(crate) fn expect_silence(&mut self) -> io::Result<()> {
         let mut deliveries = Deliveries::new(Instant::now());
-        match self.until(&mut deliveries, time, |_| false) {
+        match self.until(&mut deliveries, REPEAT, |_| false) {
             Err(error) if error.kind() != ErrorKind::TimedOut => Err(error),
             _ if deliveries.latency.is_empty() => Ok(()),
             _ => Err(io::Error::other("a reader received an event too many")),

@@ -1,6 +1,7 @@
 //! Live events through an edge.
 
 use crate::http::Client;
+use crate::live::TEXT;
 use crate::median;
 use crate::net::World;
 use crate::served::Served;
@@ -17,8 +18,6 @@ const ADDED_READERS: [usize; 2] = [1, 100];
 /// Events a second where readers are many.
 const MANY_PER_SECOND: f64 = 3.0;
 const SETTLE: Duration = Duration::from_secs(2);
-/// How long after the last delivery a second one of the same event would be noticed.
-const REPEAT: Duration = Duration::from_millis(300);
 
 /// An origin with a stream that the edge before it knows.
 struct Pair {
@@ -30,7 +29,7 @@ impl Pair {
     fn start(world: &World) -> io::Result<Self> {
         let origin = world.origin()?;
         let edge = world.edge(&origin)?;
-        Client::connect(origin.address)?.create(STREAM, "text/plain", b"")?;
+        Client::connect(origin.address)?.create(STREAM, TEXT, b"")?;
         Ok(Self { origin, edge })
     }
 }
@@ -118,7 +117,7 @@ fn publish(
     per_second: f64,
     time: Duration,
 ) -> io::Result<Histogram<u64>> {
-    let (deliveries, _) = readers.publish(origin.address, STREAM, per_second, time)?;
-    readers.expect_silence(REPEAT)?;
+    let (deliveries, _) = readers.publish(origin.address, (STREAM, TEXT), per_second, time)?;
+    readers.expect_silence()?;
     Ok(deliveries)
 }

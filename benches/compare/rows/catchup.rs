@@ -1,8 +1,9 @@
 //! Reading streams from their beginnings to their ends.
 
-use super::{FILES_MAX, Sizes, failed, fill};
+use super::{FILES_MAX, Sizes, TIME_MAX, failed, fill};
 use crate::decode::Head;
 use crate::http;
+use crate::live::{JSON, TEXT};
 use crate::load::{Load, Workload, histogram};
 use crate::meter::Meter;
 use crate::servers::{Kind, Server, Setup};
@@ -17,11 +18,67 @@ const CLIENTS: usize = 64;
 const PIECE_BYTES: usize = 256 * 1024;
 const TINY_APPENDS: usize = 100_000;
 
+/// Appends of the filling with JSON, and messages of each.
+const JSON_APPENDS: usize = 1000;
+const JSON_MESSAGES: usize = 100;
+/// With the comma behind it, as long as divides the pattern's length.
+const JSON_MESSAGE: &str = r#"{"role":"assistant","text":"and so it goes on, token by token"}"#;
+
+/// What a stream holds.
+#[derive(Clone)]
+pub(super) struct Content {
+    stream: &'static str,
+    /// Of JSON: of all messages, each with a comma behind it.
+    length: u64,
+    pattern: fill::Pattern,
+    json: bool,
+}
+
+impl Content {
+    pub(super) fn bytes(stream: &'static str, length: u64, pattern: fill::Pattern) -> Self {
+        Self {
+            stream,
+            length,
+            pattern,
+            json: false,
+        }
+    }
+
+    /// Messages that are all alike; the pattern is of one and its comma.
+    fn json(stream: &'static str, length: u64, pattern: fill::Pattern) -> Self {
+        Self {
+            json: true,
+            ..Self::bytes(stream, length, pattern)
+        }
+    }
+
+    /// How much of the stream a piece of an answer is, if it is what must come at a position.
+    fn check(&self, position: u64, begins: bool, mut piece: &[u8]) -> Option<u64> {
+        let mut brackets = 0;
+        if self.json {
+            if begins {
+                piece = piece.strip_prefix(b"[")?;
+            }
+            if let Some(inner) = piece.strip_suffix(b"]") {
+                // It stands where a comma would, if more came.
+                let comma = self.pattern.is_at(position + inner.len() as u64, b",");
+                (piece, brackets) = (comma.then_some(inner)?, 1);
+            }
+        }
+        let same = self.pattern.is_at(position, piece);
+        same.then_some(piece.len() as u64 + brackets)
+    }
+}
+
 /// Where a reader is.
 struct Reader {
     offset: String,
     position: u64,
+    /// The next piece is the first of an answer.
+    begins: bool,
     begun: Instant,
+    /// It reads no more.
+    done: bool,
 }
 
 impl Reader {
@@ -29,35 +86,32 @@ impl Reader {
         Self {
             offset: "-1".to_owned(),
             position: 0,
+            begins: true,
             begun: Instant::now(),
+            done: false,
         }
     }
 }
 
 /// Readers that read the same stream again and again, and compare it with what it must be.
 pub(super) struct Readers {
-    stream: &'static str,
-    length: u64,
-    pattern: fill::Pattern,
+    content: Content,
     all: Vec<Reader>,
+    /// When no more reads begin.
+    until: Instant,
     /// Bytes that came.
     pub(super) bytes: u64,
     /// Nanoseconds that whole reads took.
-    pub(super) reads: Histogram<u64>,
+    reads: Histogram<u64>,
 }
 
 impl Readers {
-    pub(super) fn new(
-        stream: &'static str,
-        length: u64,
-        pattern: fill::Pattern,
-        count: usize,
-    ) -> Self {
+    /// So many readers, who read at least once, and begin no other read after a moment.
+    pub(super) fn new(content: Content, count: usize, until: Instant) -> Self {
         Self {
-            stream,
-            length,
-            pattern,
+            content,
             all: (0..count).map(|_| Reader::new()).collect(),
+            until,
             bytes: 0,
             reads: histogram(),
         }
@@ -67,20 +121,23 @@ impl Readers {
 impl Workload for Readers {
     fn next(&mut self, connection: usize, due: Instant, request: &mut Vec<u8>) -> bool {
         let reader = &mut self.all[connection];
+        if reader.done {
+            return false;
+        }
         if reader.position == 0 {
             reader.begun = due;
         }
-        let target = format!("{}?offset={}", self.stream, reader.offset);
+        let target = format!("{}?offset={}", self.content.stream, reader.offset);
         http::put_head(request, "GET", &target, "");
         true
     }
 
     fn body(&mut self, connection: usize, piece: &[u8]) -> Result<(), String> {
         let reader = &mut self.all[connection];
-        if !self.pattern.is_at(reader.position, piece) {
-            return Err(format!("other content from {} on", reader.position));
-        }
-        reader.position += piece.len() as u64;
+        let begins = std::mem::take(&mut reader.begins);
+        let length = self.content.check(reader.position, begins, piece);
+        let length = length.ok_or_else(|| format!("other content from {} on", reader.position))?;
+        reader.position += length;
         self.bytes += piece.len() as u64;
         Ok(())
     }
@@ -88,13 +145,15 @@ impl Workload for Readers {
     fn answered(&mut self, connection: usize, head: Head<'_>) -> Result<(), String> {
         fill::expect(head, 200, "a GET")?;
         let reader = &mut self.all[connection];
+        reader.begins = true;
         if head.field("stream-up-to-date").is_some() {
-            if reader.position != self.length {
+            if reader.position != self.content.length {
                 return Err(format!("the stream ended at {}", reader.position));
             }
             let took = reader.begun.elapsed();
             self.reads.saturating_record(took.as_nanos() as u64);
             *reader = Reader::new();
+            reader.done = Instant::now() >= self.until;
         } else {
             let next = head.field("stream-next-offset");
             next.ok_or("an answer names no next offset")?
@@ -113,8 +172,8 @@ pub(super) fn measure(
 ) -> io::Result<Vec<Figure>> {
     let server = Server::start(setup, kind, FILES_MAX)?;
     fill::create_filled(&server, STREAM, bytes, PIECE_BYTES)?;
-    let readers = Readers::new(STREAM, bytes, fill::Pattern::new(), CLIENTS);
-    read(&server, readers, sizes.time())
+    let content = Content::bytes(STREAM, bytes, fill::Pattern::new());
+    read(&server, &content, sizes.time())
 }
 
 /// 64 clients read a stream of 100,000 tiny appends, open or closed.
@@ -126,11 +185,11 @@ pub(super) fn measure_tiny(
 ) -> io::Result<Vec<Figure>> {
     let server = Server::start(setup, kind, FILES_MAX)?;
     let mut client = http::Client::connect(server.address)?;
-    client.create(STREAM, "text/plain", b"")?;
+    client.create(STREAM, TEXT, b"")?;
     // Equal pieces whose length divides the pattern's.
     let pattern = fill::Pattern::of_piece(b"sixteen bytes...");
     let piece = pattern.bytes(0, 16);
-    fill::Tiny::new(STREAM, TINY_APPENDS, &piece).run(&server)?;
+    fill::Equal::new(STREAM, TEXT, TINY_APPENDS, &piece).run(&server)?;
     if closed {
         let answer = client.request("POST", STREAM, "Stream-Closed: true\r\n", b"")?;
         if answer.status != 204 {
@@ -141,28 +200,37 @@ pub(super) fn measure_tiny(
         }
     }
     let length = (TINY_APPENDS * piece.len()) as u64;
-    let readers = Readers::new(STREAM, length, pattern, CLIENTS);
-    read(&server, readers, sizes.time())
+    let content = Content::bytes(STREAM, length, pattern);
+    read(&server, &content, sizes.time())
 }
 
-fn read(server: &Server, mut readers: Readers, time: Duration) -> io::Result<Vec<Figure>> {
+/// 64 clients read a stream of 100,000 JSON messages.
+pub(super) fn measure_json(setup: &Setup, kind: Kind, sizes: &Sizes) -> io::Result<Vec<Figure>> {
+    let server = Server::start(setup, kind, FILES_MAX)?;
+    http::Client::connect(server.address)?.create(STREAM, JSON, b"")?;
+    let array = format!("[{}]", [JSON_MESSAGE; JSON_MESSAGES].join(","));
+    fill::Equal::new(STREAM, JSON, JSON_APPENDS, array.as_bytes()).run(&server)?;
+    let pattern = fill::Pattern::of_piece(format!("{JSON_MESSAGE},").as_bytes());
+    let length = JSON_APPENDS * JSON_MESSAGES * (JSON_MESSAGE.len() + 1);
+    let content = Content::json(STREAM, length as u64, pattern);
+    read(&server, &content, sizes.time())
+}
+
+fn read(server: &Server, content: &Content, time: Duration) -> io::Result<Vec<Figure>> {
     // Once, by one: what was never read may have to be fetched.
-    let first = Load::closed(server.address, 1, Duration::from_millis(1));
-    first.run(&mut readers)?.complete()?;
-    let mut readers = Readers::new(readers.stream, readers.length, readers.pattern, CLIENTS);
-    let meter = Meter::begin(server)?;
-    let outcome = Load::closed(server.address, CLIENTS, time)
-        .run(&mut readers)?
+    let mut first = Readers::new(content.clone(), 1, Instant::now());
+    Load::closed(server.address, 1, TIME_MAX)
+        .run(&mut first)?
         .complete()?;
+    let run = Load::closed(server.address, CLIENTS, TIME_MAX).connect()?;
+    // Each ends the read that it is in.
+    let mut readers = Readers::new(content.clone(), CLIENTS, Instant::now() + time);
+    let meter = Meter::begin(server)?;
+    let outcome = run.run(&mut readers)?.complete()?;
     let mib = readers.bytes as f64 / f64::from(1 << 20);
-    let used = meter.server(server)?;
-    let mut figures = vec![
-        Figure::more("MiB per second", mib / outcome.elapsed.as_secs_f64()),
-        Figure::less("server CPU µs per MiB", used.cpu_us / mib),
-        Figure::less("RSS MiB", used.resident_mib),
-    ];
-    if !readers.reads.is_empty() {
-        figures.extend(latency("whole read ", &readers.reads));
-    }
+    let rate = mib / outcome.elapsed.as_secs_f64();
+    let mut figures = vec![Figure::more("MiB per second", rate)];
+    figures.extend(meter.figures_of(server, mib, "per MiB")?);
+    figures.extend(latency("whole read ", &readers.reads));
     Ok(figures)
 }

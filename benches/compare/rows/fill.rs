@@ -9,23 +9,34 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 /// Creates streams, numbered from `next` on.
-pub(super) struct Creates<N> {
+pub(super) struct Creates<N, B> {
     pub(super) next: usize,
     pub(super) end: usize,
     pub(super) content_type: &'static str,
+    /// Each is closed by the request that creates it.
+    pub(super) closed: bool,
     pub(super) name: N,
+    /// What a stream begins with.
+    pub(super) body: B,
 }
 
-impl<N: Fn(usize) -> String> Workload for Creates<N> {
+impl<N: Fn(usize) -> String, B: Fn(usize) -> Vec<u8>> Workload for Creates<N, B> {
     fn next(&mut self, _: usize, _: Instant, request: &mut Vec<u8>) -> bool {
         if self.next == self.end {
             return false;
         }
-        let stream = (self.name)(self.next);
+        let (stream, body) = ((self.name)(self.next), (self.body)(self.next));
         self.next += 1;
-        let content_type = self.content_type;
-        let fields = format!("Content-Type: {content_type}\r\nContent-Length: 0\r\n");
+        let closed = if self.closed {
+            "Stream-Closed: true\r\n"
+        } else {
+            ""
+        };
+        let (content_type, length) = (self.content_type, body.len());
+        let fields =
+            format!("Content-Type: {content_type}\r\n{closed}Content-Length: {length}\r\n");
         http::put_head(request, "PUT", &stream, &fields);
+        request.extend_from_slice(&body);
         true
     }
 
@@ -43,26 +54,34 @@ pub(super) fn expect(head: Head<'_>, status: u16, what: &str) -> Result<(), Stri
     }
 }
 
-/// Creates so many streams.
+impl<N: Fn(usize) -> String, B: Fn(usize) -> Vec<u8>> Creates<N, B> {
+    pub(super) fn run(mut self, server: &Server) -> io::Result<Outcome> {
+        Load::closed(server.address, CONNECTIONS, TIME_MAX).run(&mut self)
+    }
+}
+
+/// Creates so many empty streams.
 pub(super) fn create(
     server: &Server,
     streams: usize,
     content_type: &'static str,
     name: impl Fn(usize) -> String,
 ) -> io::Result<()> {
-    let mut creates = Creates {
+    let creates = Creates {
         next: 0,
         end: streams,
         content_type,
+        closed: false,
         name,
+        body: |_| Vec::new(),
     };
-    let load = Load::closed(server.address, CONNECTIONS, TIME_MAX);
-    load.run(&mut creates)?.complete().map(|_| ())
+    creates.run(server)?.complete().map(|_| ())
 }
 
 const PATTERN_BYTES: usize = 4096;
 
 /// Bytes that repeat, so that any part of a stream can be checked by its position.
+#[derive(Clone)]
 pub(super) struct Pattern(Vec<u8>);
 
 impl Pattern {
@@ -146,18 +165,16 @@ pub(super) fn extend_filled(
     Ok(())
 }
 
-/// Appends equal, tiny pieces: in any order they make the pattern that they repeat.
-pub(super) struct Tiny {
-    pub(super) left: usize,
-    pub(super) request: Vec<u8>,
+/// Appends equal pieces: in any order they make the pattern that they repeat.
+pub(super) struct Equal {
+    left: usize,
+    request: Vec<u8>,
 }
 
-impl Tiny {
-    pub(super) fn new(stream: &str, count: usize, piece: &[u8]) -> Self {
-        let fields = format!(
-            "Content-Type: text/plain\r\nContent-Length: {}\r\n",
-            piece.len()
-        );
+impl Equal {
+    pub(super) fn new(stream: &str, content_type: &str, count: usize, piece: &[u8]) -> Self {
+        let length = piece.len();
+        let fields = format!("Content-Type: {content_type}\r\nContent-Length: {length}\r\n");
         let mut request = Vec::new();
         http::put_head(&mut request, "POST", stream, &fields);
         request.extend_from_slice(piece);
@@ -173,7 +190,7 @@ impl Tiny {
     }
 }
 
-impl Workload for Tiny {
+impl Workload for Equal {
     fn next(&mut self, _: usize, _: Instant, request: &mut Vec<u8>) -> bool {
         if self.left == 0 {
             return false;

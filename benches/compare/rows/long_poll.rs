@@ -2,9 +2,10 @@
 
 use super::{Sizes, failed, fill};
 use crate::decode::Head;
-use crate::http;
-use crate::live::{Deliveries, Publisher, Seen};
+use crate::http::{self, Client};
+use crate::live::{Deliveries, Publisher, Seen, TEXT};
 use crate::load::{Load, Workload};
+use crate::meter::Meter;
 use crate::servers::{Kind, Server, Setup};
 use crate::stats::{Figure, latency};
 use std::io;
@@ -73,9 +74,7 @@ pub(super) fn measure(
     let names: Vec<String> = (0..streams)
         .map(|stream| format!("poll-{stream}"))
         .collect();
-    fill::create(&server, streams, "text/plain", |stream| {
-        names[stream].clone()
-    })?;
+    fill::create(&server, streams, TEXT, |stream| names[stream].clone())?;
     // Of few streams each has several events a second, of many each has one.
     let per_second = (streams.max(50)) as f64;
     let events = (sizes.live_time().as_secs_f64() * per_second) as u64 / streams as u64;
@@ -85,10 +84,11 @@ pub(super) fn measure(
         sizes.live_time() + super::TIME_MAX,
     );
     let run = load.connect()?;
-    let before = server.cost()?;
+    let meter = Meter::begin(&server)?;
     let base = Instant::now();
     let publisher = Publisher {
         streams: &names,
+        content_type: TEXT,
         base,
         next: 0,
     };
@@ -114,16 +114,21 @@ pub(super) fn measure(
             .map_err(|_| failed("the publisher failed"))??;
         polled.map(|_| appends)
     })?;
-    let used = server.cost()?.since(before);
     let delivered = polls.deliveries.latency.len() as f64;
     let mut figures = latency("delivery ", &polls.deliveries.latency);
     figures.extend(latency("append ", &appends));
-    figures.push(Figure::less(
-        "server CPU µs per delivery",
-        used.cpu_us / delivered,
-    ));
-    let switches = used.switches as f64 / delivered;
-    figures.push(Figure::less("context switches per delivery", switches));
-    figures.push(Figure::less("RSS MiB", used.resident_mib));
+    figures.extend(meter.figures_of(&server, delivered, "per delivery")?);
+    expect_end(&server, &polls)?;
     Ok(figures)
+}
+
+/// Fails if a reader who has every event would get one more where it is.
+fn expect_end(server: &Server, polls: &Polls<'_>) -> io::Result<()> {
+    let mut client = Client::connect(server.address)?;
+    for (reader, stream) in polls.readers.iter().zip(polls.streams.iter().cycle()) {
+        if !client.read_from(stream, &reader.offset)?.is_empty() {
+            return Err(failed("a reader would receive an event twice"));
+        }
+    }
+    Ok(())
 }

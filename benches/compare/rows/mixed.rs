@@ -1,9 +1,9 @@
 //! Writers alone, and then beside readers of history and of what is new.
 
-use super::append::Appends;
-use super::{CONNECTIONS, FILES_MAX, Sizes, WARM_UP, catchup, failed, fill};
+use super::append::{Appends, BODY_BYTES};
+use super::{CONNECTIONS, FILES_MAX, Sizes, TIME_MAX, WARM_UP, catchup, failed, fill};
 use crate::http::Client;
-use crate::live::{Deliveries, Publisher};
+use crate::live::TEXT;
 use crate::load::{Load, Outcome};
 use crate::meter::Meter;
 use crate::servers::{Kind, Server, Setup};
@@ -26,13 +26,16 @@ pub(super) fn measure(setup: &Setup, kind: Kind, sizes: &Sizes) -> io::Result<Ve
     let server = Server::start(setup, kind, FILES_MAX)?;
     let bytes = sizes.history_mib << 20;
     fill::create_filled(&server, HISTORY, bytes, PIECE_BYTES)?;
-    Client::connect(server.address)?.create(NEWS, "text/plain", b"")?;
+    Client::connect(server.address)?.create(NEWS, TEXT, b"")?;
     let mut appends = Appends::new(STREAMS);
     appends.create_streams(&server)?;
     let load = |time| Load::open(server.address, CONNECTIONS, sizes.append_rate, time);
     load(WARM_UP).run(&mut appends)?.complete()?;
     let alone = load(sizes.time()).run(&mut appends)?.complete()?;
-    let mut history = catchup::Readers::new(HISTORY, bytes, fill::Pattern::new(), HISTORY_READERS);
+    // They read again and again for as long as others append.
+    let endless = Instant::now() + TIME_MAX;
+    let content = catchup::Content::bytes(HISTORY, bytes, fill::Pattern::new());
+    let mut history = catchup::Readers::new(content, HISTORY_READERS, endless);
     let meter = Meter::begin(&server)?;
     let begun = Instant::now();
     let (beside, delivered) = std::thread::scope(|scope| {
@@ -48,7 +51,8 @@ pub(super) fn measure(setup: &Setup, kind: Kind, sizes: &Sizes) -> io::Result<Ve
     })?;
     let mib = history.bytes as f64 / f64::from(1 << 20);
     let rate = mib / begun.elapsed().as_secs_f64();
-    let used = meter.server(&server)?;
+    let costs = meter.figures(&server, beside.operations)?;
+    let amplification = meter.amplification(&server, beside.operations * BODY_BYTES as u64)?;
     appends.verify(&server)?;
     let mut figures = latency("append alone ", &alone.latency);
     figures.extend(latency("append beside readers ", &beside.latency));
@@ -58,28 +62,17 @@ pub(super) fn measure(setup: &Setup, kind: Kind, sizes: &Sizes) -> io::Result<Ve
     ));
     figures.push(Figure::more("MiB of history per second", rate));
     figures.extend(latency("delivery ", &delivered));
-    figures.push(Figure::less("RSS MiB", used.resident_mib));
+    // For everything that went on, by appends.
+    figures.extend(costs);
+    figures.push(amplification);
     Ok(figures)
 }
 
 /// Publishes events and receives them by many readers.
 fn read_news(server: &Server, sizes: &Sizes) -> io::Result<Histogram<u64>> {
     let mut readers = Readers::connect(server.address, NEWS, NEWS_READERS)?;
-    let base = Instant::now();
-    let mut deliveries = Deliveries::new(base);
-    let streams = [NEWS.to_owned()];
-    let publisher = Publisher {
-        streams: &streams,
-        base,
-        next: 0,
-    };
-    let events = (NEWS_PER_SECOND * sizes.time().as_secs_f64()) as u64;
-    std::thread::scope(|scope| {
-        let run = || publisher.run(server.address, NEWS_PER_SECOND, sizes.time());
-        let appends = scope.spawn(run);
-        let received = readers.receive(&mut deliveries, events);
-        let appends = appends.join().map_err(|_| failed("the publisher failed"))?;
-        received.and(appends)
-    })?;
-    Ok(deliveries.latency)
+    let (deliveries, _) =
+        readers.publish(server.address, (NEWS, TEXT), NEWS_PER_SECOND, sizes.time())?;
+    readers.expect_silence()?;
+    Ok(deliveries)
 }

@@ -18,6 +18,7 @@ mod tls_sse;
 
 pub(crate) use sizes::Sizes;
 
+use crate::live::{JSON, TEXT};
 use crate::servers::{Kind, Setup};
 use crate::stats::{Figure, Target};
 use std::io;
@@ -65,6 +66,8 @@ pub(crate) enum Row {
     Catchup200mb,
     /// 64 clients read a stream of 100,000 tiny appends.
     CatchupTiny,
+    /// 64 clients read a stream of 100,000 JSON messages.
+    CatchupJson,
     /// SSE readers: memory of each, and delivery to all.
     Sse,
     /// Long-polling readers of 10 and of 1,000 streams.
@@ -141,7 +144,9 @@ impl Row {
             }
             Self::Sessions => sessions_cases(sizes),
             Self::Create | Self::Streams | Self::Restart => self.create(sizes),
-            Self::Catchup2mb | Self::Catchup200mb | Self::CatchupTiny => self.catchup(),
+            Self::Catchup2mb | Self::Catchup200mb | Self::CatchupTiny | Self::CatchupJson => {
+                self.catchup()
+            }
             Self::Sse => sse_cases(sizes),
             Self::LongPoll => long_poll_cases(sizes),
             Self::Mixed | Self::Sustained | Self::Growth => self.long(sizes),
@@ -233,7 +238,11 @@ impl Row {
         match self {
             Self::Catchup2mb => vec![by_bytes(2, 1.0)],
             Self::Catchup200mb => vec![by_bytes(200, 0.9)],
-            _ => vec![tiny(false), tiny(true)],
+            Self::CatchupTiny => vec![tiny(false), tiny(true)],
+            _ => {
+                let title = "catch-up of 100,000 JSON messages, 64 clients";
+                vec![Case::new(title, TWO, &[], catchup::measure_json)]
+            }
         }
     }
 
@@ -300,24 +309,32 @@ fn sessions_cases(sizes: &Sizes) -> Vec<Case> {
 /// What both servers can deliver to their readers in a second, on two cores.
 const DELIVERIES_PER_SECOND: f64 = 30_000.0;
 const EVENTS_PER_SECOND: f64 = 50.0;
+const READERS_OF_JSON: usize = 100;
 
 fn sse_cases(sizes: &Sizes) -> Vec<Case> {
-    let case = |count: &usize| {
-        let count = *count;
+    let case = |count: usize, content_type| {
         let per_second = (DELIVERIES_PER_SECOND / count as f64).clamp(1.0, EVENTS_PER_SECOND);
         let readers = many(count, "SSE reader");
-        let title = format!("{readers}, {per_second} events a second");
+        let json = if content_type == JSON { " of JSON" } else { "" };
+        let title = format!("{readers}{json}, {per_second} events a second");
         let mut targets = vec![Target::at_most("server CPU µs per delivery", 1.0)];
         if count >= 1000 {
             targets.push(Target::at_most("delivery p99 ms", 1.0));
             targets.push(Target::below("KiB per reader, idle", 8.0));
         }
-        let servers = if count == 100 { FOUR } else { TWO };
+        let servers = if count == 100 && content_type == TEXT {
+            FOUR
+        } else {
+            TWO
+        };
         Case::new(title, servers, &targets, move |setup, kind, sizes| {
-            sse::measure(setup, kind, sizes, count, per_second)
+            sse::measure(setup, kind, sizes, (count, content_type), per_second)
         })
     };
-    sizes.readers.iter().map(case).collect()
+    let text = sizes.readers.iter().map(|count| case(*count, TEXT));
+    let json = sizes.readers.contains(&READERS_OF_JSON);
+    text.chain(json.then(|| case(READERS_OF_JSON, JSON)))
+        .collect()
 }
 
 fn tls_sse_case() -> Case {

@@ -143,5 +143,7 @@ pub(super) fn measure(
     figures.extend(latency("whole session ", &sessions.lives));
     figures.extend(latency("request ", &outcome.latency));
     figures.extend(meter.figures(&server, outcome.operations)?);
+    let payload = sessions.complete * (TOKENS * TOKEN_BYTES) as u64;
+    figures.push(meter.amplification(&server, payload)?);
     Ok(figures)
 }

@@ -219,6 +219,12 @@ impl Server {
         SystemCalls::begin(&pids, self.dir()).map(Some)
     }
 
+    /// How often RocksDB has compacted, where the server has one.
+    pub(crate) fn compactions(&self) -> Option<usize> {
+        let log = fs::read_to_string(self.dir().join("data/streams/LOG")).ok()?;
+        Some(log.matches("\"compaction_finished\"").count())
+    }
+
     /// A directory for files of the measurement.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
