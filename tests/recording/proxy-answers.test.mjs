@@ -13,7 +13,7 @@ import { after, before, test } from "node:test"
 import { gzipSync } from "node:zlib"
 import { eventsText } from "../upstream/events.mjs"
 import { certificates, startServer } from "../tools/server.mjs"
-import { endOf, listen, patience, readAll, recordRoute, startUpstream, until } from "./support.mjs"
+import { endOf, listen, metric, patience, readAll, recordRoute, startUpstream, until } from "./support.mjs"
 
 const SECRET = "a-secret-of-the-tests"
 const asService = { authorization: `Bearer ${SECRET}` }
@@ -44,6 +44,7 @@ ${settings}
   const config = route("/open")
     + route("/closed", "cors = false")
     + route("/short", `error_bytes_max = "1KiB"`)
+    + route("/hasty", `headers_timeout = "2s"\n${tls(believed)}`)
     + route("/believed", tls(believed))
     + route("/one", `http = "1.1"\n${tls(believed)}`)
     + route("/two", `http = "2"\n${tls(believed)}`)
@@ -61,8 +62,25 @@ after(async () => {
   assert.equal(how, "exit code 0")
 })
 
-/** Answers without a type, or compressed though nobody asked for that. */
+/** The call that was answered last with an error without an end. */
+let dripping
+
+/** Answers with an error whose body has no end, and no long silence. */
+function drip(request, response) {
+  const call = { http: request.httpVersion, over: false }
+  dripping = call
+  response.writeHead(500, { "content-type": "text/x-error" })
+  response.write("x")
+  const timer = setInterval(() => response.write("x"), 20)
+  response.once("close", () => {
+    clearInterval(timer)
+    call.over = true
+  })
+}
+
+/** Answers without a type, without an end, or compressed though nobody asked for that. */
 function answerOddly(request, response) {
+  if (request.url === "/dripping") return drip(request, response)
   if (request.url === "/untyped") return response.end("no type")
   const [, status] = /^\/zipped\/(\d+)$/.exec(request.url)
   response.writeHead(Number(status), { "content-type": "text/event-stream", "content-encoding": "gzip" })
@@ -72,16 +90,18 @@ function answerOddly(request, response) {
 /** How often the upstream behind TLS was asked. */
 let secureCalls = 0
 
-/** Says by which names it was asked for. */
+/** Says by which names it was asked for, or answers without an end. */
 function answerSecurely(request, response) {
+  if (request.url === "/dripping") return drip(request, response)
   secureCalls++
   const host = request.headers[":authority"] ?? request.headers.host
   response.setHeader("content-type", "text/plain")
   response.end(JSON.stringify({ http: request.httpVersion, host, serverName: request.socket.servername }))
 }
 
-function create(route, url, headers = {}) {
-  return fetch(server.url + route, { method: "POST", headers: { ...asService, "upstream-url": url, "upstream-method": "GET", ...headers } })
+function create(route, url, headers = {}, signal) {
+  headers = { ...asService, "upstream-url": url, "upstream-method": "GET", ...headers }
+  return fetch(server.url + route, { method: "POST", headers, signal })
 }
 
 /** The signed URL of what a request created. */
@@ -132,6 +152,38 @@ for (const [route, most] of [["/short", 1024], ["/open", 64 << 10]]) {
       // The rest of it is not waited for.
       await until(async () => (await upstream.calls(key)).running === 0)
     }
+  })
+}
+
+/** Less than the minute that the body of an error may take without a setting. */
+const soon = { timeout: 30_000 }
+
+for (const [version, url] of [
+  ["1.1", () => `http://127.0.0.1:${odd.port}/dripping`], ["2.0", () => `https://localhost:${secure.port}/dripping`],
+]) {
+  test(`a client that leaves amid an upstream's error ends the call (HTTP/${version})`, soon, async () => {
+    const calls = () => metric(server, "headwater_recording_calls_total")
+    const before = await calls()
+    const gone = new AbortController()
+    const left = assert.rejects(create("/believed", url(), {}, gone.signal), { name: "AbortError" })
+    // A call counts once the head of its answer has come: from then on it is the body that is awaited.
+    await until(async () => (await calls()) > before)
+    const call = dripping
+    assert.deepEqual(call, { http: version, over: false })
+    gone.abort()
+    await left
+    await until(() => call.over)
+  })
+
+  test(`an upstream's error without an end is waited for as long as a head, in all (HTTP/${version})`, soon, async () => {
+    const response = await create("/hasty", url())
+    assert.equal(response.status, 502)
+    assert.equal(response.headers.get("upstream-status"), "500")
+    assert.equal(response.headers.get("content-type"), "text/x-error")
+    assert.equal(response.headers.get("location"), null)
+    assert.match(await response.text(), /^x+$/)
+    assert.equal(dripping.http, version)
+    await until(() => dripping.over)
   })
 }
 
