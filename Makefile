@@ -140,13 +140,17 @@ BENCH_QUICK := --pairs 1 --seconds 3 --streams 100000 --settle 5 --history-mib 2
 BENCH_FULL := --pairs 5 --seconds 10 --restart 19000,200000,1000000 --history-mib 10240 \
 	--sustained-seconds 1200 --growth-streams 1000000 --growth-mib 10240
 
+.PHONY: bench-prerequisites
+bench-prerequisites:
+	@deploy/prerequisites.sh bench
+
 .PHONY: bench
-bench: prerequisites
+bench: bench-prerequisites
 	$(BENCH) compare -- $(BENCH_QUICK) $(ARGS)
 
 # Hours; one that was interrupted goes on with ARGS=--resume.
 .PHONY: bench-full
-bench-full: prerequisites
+bench-full: bench-prerequisites
 	$(BENCH) compare -- $(BENCH_FULL) --write $(ARGS)
 
 # An edge beside nginx, its readers, and its origin: make bench-edge ARGS="--rows added"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Installs what building Headwater (`build`), or testing it too (`test`), needs
-# besides Rust and Node, where it is missing. Quick when nothing is.
+# Installs what building Headwater (`build`), testing it too (`test`), or comparing
+# it with other servers (`bench`) needs besides Rust and Node, where it is missing. Quick when nothing is.
 set -euo pipefail
 
-purpose=${1:?usage: prerequisites.sh build|test}
+purpose=${1:?usage: prerequisites.sh build|test|bench}
 missing=()
 
 need() { # PACKAGE COMMAND…: the package is missing when the command fails
@@ -37,6 +37,10 @@ if [[ $purpose == test ]]; then
     need varnish has_program varnishd
     need valgrind command -v valgrind
     need iproute2 command -v ip
+fi
+if [[ $purpose == bench ]]; then
+    need nginx has_program nginx
+    need nghttp2-client command -v h2load
 fi
 
 if ((${#missing[@]} > 0)); then

@@ -70,7 +70,7 @@ pub struct Proxy {
     pub connect_timeout: Duration,
 
     /// The longest wait for the head of an upstream's answer, after which the request is answered
-    /// with 504.
+    /// with 504. The body of an upstream's error, which is passed on, is waited for as long again.
     #[serde(default = "record::headers_timeout", with = "units::duration")]
     #[schemars(with = "DurationText")]
     pub headers_timeout: Duration,

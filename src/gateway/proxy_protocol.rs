@@ -49,7 +49,7 @@ pub struct Proxy {
     allow: Allowlist,
     secrets: Secrets,
     error_bytes_max: usize,
-    /// The longest silence within the body of an error.
+    /// The longest time that the body of an upstream's error may take, in all.
     error_timeout: Duration,
 }
 
