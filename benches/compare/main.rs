@@ -4,6 +4,7 @@
 //! figures of two runs on a shared machine are not comparable; the ratios within one run are.
 
 mod decode;
+mod h2;
 mod http;
 mod live;
 mod load;

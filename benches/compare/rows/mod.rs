@@ -6,6 +6,7 @@ mod catchup;
 mod fill;
 mod get;
 mod growth;
+mod h2load;
 mod long_poll;
 mod mixed;
 mod sessions;
@@ -82,6 +83,10 @@ pub(crate) enum Row {
     TlsGet,
     /// Appends over TLS and HTTP/2.
     TlsAppend,
+    /// Readers of 2 MiB over TLS and HTTP/2.
+    TlsCatchup,
+    /// Appends of JSON arrays of 100 messages over TLS and HTTP/2.
+    TlsBatch,
     /// SSE readers over TLS: memory of each.
     TlsSse,
 }
@@ -150,8 +155,9 @@ impl Row {
             Self::Sse => sse_cases(sizes),
             Self::LongPoll => long_poll_cases(sizes),
             Self::Mixed | Self::Sustained | Self::Growth => self.long(sizes),
-            Self::TlsGet | Self::TlsAppend => vec![self.tls()],
-            Self::TlsSse => vec![tls_sse_case()],
+            Self::TlsGet | Self::TlsAppend | Self::TlsCatchup | Self::TlsBatch | Self::TlsSse => {
+                tls::cases(self)
+            }
         }
     }
 
@@ -269,17 +275,6 @@ impl Row {
             }
         }
     }
-
-    fn tls(self) -> Case {
-        let targets = [Target::at_least("per second", 1.5)];
-        if self == Self::TlsGet {
-            let title = "GET 1 KiB, TLS and HTTP/2, 32 connections of 10 streams";
-            Case::new(title, TLS, &targets, tls::measure_get)
-        } else {
-            let title = "append 256 B, TLS and HTTP/2, 32 connections of 10 streams";
-            Case::new(title, TLS, &targets, tls::measure_append)
-        }
-    }
 }
 
 fn restart_case(count: usize) -> Case {
@@ -335,14 +330,6 @@ fn sse_cases(sizes: &Sizes) -> Vec<Case> {
     let json = sizes.readers.contains(&READERS_OF_JSON);
     text.chain(json.then(|| case(READERS_OF_JSON, JSON)))
         .collect()
-}
-
-fn tls_sse_case() -> Case {
-    let count = 1000;
-    let title = format!("{count} SSE readers over TLS");
-    Case::new(title, TLS, &[], move |setup, kind, _| {
-        tls_sse::measure(setup, kind, count)
-    })
 }
 
 fn long_poll_cases(sizes: &Sizes) -> Vec<Case> {

@@ -12,9 +12,9 @@ use hdrhistogram::Histogram;
 use std::io;
 use std::time::Instant;
 
-const TOKENS: usize = 200;
+pub(super) const TOKENS: usize = 200;
 const TOKEN_BYTES: usize = 20;
-const CONTENT_TYPE: &str = "text/plain";
+pub(super) const CONTENT_TYPE: &str = "text/plain";
 /// A session is so many requests.
 const STEPS: usize = 1 + TOKENS + 1 + 1;
 
@@ -36,7 +36,7 @@ struct Sessions {
     lives: Histogram<u64>,
 }
 
-fn token(index: usize) -> String {
+pub(super) fn token(index: usize) -> String {
     format!("token {index:013} ")
 }
 

@@ -1,120 +1,240 @@
-//! TLS and HTTP/2, loaded by `h2load`: Headwater itself, the competitor behind nginx.
+//! TLS and HTTP/2: Headwater itself, the competitor behind nginx.
 
-use super::{Sizes, failed, fill};
-use crate::http::{Client, PREFIX};
-use crate::load::histogram;
-use crate::meter::Meter;
+use super::h2load::{CONNECTIONS, H2load, Loaded};
+use super::{Case, Row, Sizes, TLS, failed, fill, tls_sse};
+use crate::h2::{self, Clients};
+use crate::http::Client;
 use crate::servers::{Kind, Server, Setup};
-use crate::stats::{Figure, latency};
+use crate::stats::{Figure, Target, latency};
+use reqwest::Method;
+use serde::Deserialize;
+use std::fmt::Write;
 use std::fs;
 use std::io;
-use std::path::Path;
-use std::process::Command;
 
-const CONNECTIONS: usize = 32;
-/// Requests of one connection that are on their way at once.
+/// Requests of one connection that are on their way at once, where they do not depend on each other.
 const STREAMS: usize = 10;
+const TRIAL: usize = 5000;
 const BODY_BYTES: usize = 256;
 const GET_BYTES: usize = 1024;
 const TARGET: &str = "small";
-/// Requests of the run that tells how many are needed to fill the time.
-const TRIAL: usize = 5000;
 
-/// What `h2load` says.
-struct Said {
-    per_second: f64,
-    /// Bytes of bodies.
-    data: u64,
+const HISTORY: &str = "history";
+const HISTORY_BYTES: u64 = 2 << 20;
+/// What one append of the filling holds.
+const PIECE_BYTES: usize = 256 * 1024;
+/// How often each connection reads it whole in the trial.
+const TRIAL_READS: usize = 8;
+
+const BATCHES: &str = "batches";
+/// Messages of one append.
+const MESSAGES: usize = 100;
+const TRIAL_BATCHES: usize = 1000;
+const TEXT: &str = "what a model may have said";
+
+/// A message of a batch; the text makes it as long as many are.
+#[derive(Deserialize)]
+struct Message<'a> {
+    index: usize,
+    text: &'a str,
 }
 
-pub(super) fn measure_get(setup: &Setup, kind: Kind, sizes: &Sizes) -> io::Result<Vec<Figure>> {
+pub(super) fn cases(row: Row) -> Vec<Case> {
+    let rate = |figure| [Target::at_least(figure, 1.5)];
+    let of = |title: &str| format!("{title}, TLS and HTTP/2, {CONNECTIONS} connections");
+    match row {
+        Row::TlsGet => {
+            let title = of("GET 1 KiB") + " of 10 streams";
+            vec![Case::new(title, TLS, &rate("per second"), measure_get)]
+        }
+        Row::TlsAppend => {
+            let title = of("append 256 B") + " of 10 streams";
+            vec![Case::new(title, TLS, &rate("per second"), measure_append)]
+        }
+        Row::TlsCatchup => {
+            let targets = rate("MiB per second");
+            let title = of("catch-up of 2 MiB");
+            vec![Case::new(title, TLS, &targets, measure_catchup)]
+        }
+        Row::TlsBatch => {
+            let title = of("append JSON arrays of 100 messages") + " of 10 streams";
+            vec![Case::new(title, TLS, &rate("per second"), measure_batch)]
+        }
+        _ => vec![tls_sse::case()],
+    }
+}
+
+fn measure_get(setup: &Setup, kind: Kind, sizes: &Sizes) -> io::Result<Vec<Figure>> {
     let server = Server::start_tls(setup, kind)?;
     let body = fill::Pattern::new().bytes(0, GET_BYTES);
     Client::connect(server.address)?.create(TARGET, "application/octet-stream", &body)?;
-    let (figures, said, requests) = run(&server, sizes, &[])?;
-    if said.data != (requests * GET_BYTES) as u64 {
-        return Err(failed(format!("{} bytes came", said.data)));
+    let loaded = small(&server, Vec::new()).run(sizes)?;
+    if loaded.data != (loaded.requests * GET_BYTES) as u64 {
+        return Err(failed(format!("{} bytes came", loaded.data)));
     }
-    Ok(figures)
+    figures(&server, &loaded)
 }
 
-pub(super) fn measure_append(setup: &Setup, kind: Kind, sizes: &Sizes) -> io::Result<Vec<Figure>> {
+fn measure_append(setup: &Setup, kind: Kind, sizes: &Sizes) -> io::Result<Vec<Figure>> {
     let server = Server::start_tls(setup, kind)?;
     Client::connect(server.address)?.create(TARGET, "application/octet-stream", b"")?;
-    let body = server.dir().join("body");
-    fs::write(&body, fill::Pattern::new().bytes(0, BODY_BYTES))?;
-    let data = format!("--data={}", body.display());
-    let arguments = [
-        data.as_str(),
-        "--header=content-type: application/octet-stream",
-    ];
-    let (figures, _, requests) = run(&server, sizes, &arguments)?;
+    let body = fill::Pattern::new().bytes(0, BODY_BYTES);
+    let arguments = post(&server, "application/octet-stream", &body)?;
+    let loaded = small(&server, arguments).run(sizes)?;
+    let figures = figures(&server, &loaded)?;
     // All appends are alike: the pattern of one, again and again.
     let stream = Client::connect(server.address)?.read_all(TARGET)?;
-    let expected = fill::Pattern::of_piece(&fs::read(&body)?);
-    if stream.len() != (TRIAL + requests) * BODY_BYTES || !expected.is_at(0, &stream) {
+    let expected = fill::Pattern::of_piece(&body);
+    if stream.len() != (TRIAL + loaded.requests) * BODY_BYTES || !expected.is_at(0, &stream) {
         return Err(failed("an acknowledged append is missing or altered"));
     }
     Ok(figures)
 }
 
-fn run(
-    server: &Server,
-    sizes: &Sizes,
-    arguments: &[&str],
-) -> io::Result<(Vec<Figure>, Said, usize)> {
-    let log = server.dir().join("h2load.log");
-    let trial = h2load(server, TRIAL, arguments, &log)?;
-    let requests = (trial.per_second * sizes.time().as_secs_f64()) as usize;
-    let requests = requests.max(CONNECTIONS);
-    fs::remove_file(&log)?;
-    let meter = Meter::begin(server)?;
-    let said = h2load(server, requests, arguments, &log)?;
-    let mut figures = vec![Figure::more("per second", said.per_second)];
-    let mut times = histogram();
-    // One line for each request: when it began, its status, and its microseconds.
-    for line in fs::read_to_string(&log)?.lines() {
-        let us = line.split_whitespace().nth(2);
-        let us: u64 = us.and_then(|us| us.parse().ok()).unwrap_or(0);
-        times.saturating_record(us * 1000);
+/// A load of many requests at once.
+fn small(server: &Server, arguments: Vec<String>) -> H2load<'_> {
+    H2load {
+        server,
+        streams: STREAMS,
+        targets: vec![TARGET.to_owned()],
+        arguments,
+        trial: TRIAL,
+        multiple: 1,
     }
-    figures.extend(latency("", &times));
-    let costs = meter.figures(server, requests as u64)?;
-    // The generator is a process of its own, which has ended.
-    figures.extend(
-        costs
-            .into_iter()
-            .filter(|figure| !figure.name.starts_with("generator")),
-    );
-    Ok((figures, said, requests))
 }
 
-fn h2load(server: &Server, requests: usize, arguments: &[&str], log: &Path) -> io::Result<Said> {
-    let tls = server.tls.ok_or_else(|| failed("it has no TLS"))?;
-    let output = Command::new("h2load")
-        .arg(format!("--requests={requests}"))
-        .arg(format!("--clients={CONNECTIONS}"))
-        .arg(format!("--max-concurrent-streams={STREAMS}"))
-        .arg(format!("--log-file={}", log.display()))
-        .args(arguments)
-        .arg(format!("https://{tls}{PREFIX}{TARGET}"))
-        .output()
-        .map_err(|error| failed(format!("h2load (Debian's nghttp2-client): {error}")))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let done = format!("{requests} succeeded, 0 failed");
-    if !text.contains("Application protocol: h2") || !text.contains(&done) {
-        return Err(failed(format!("h2load said: {text}")));
-    }
-    let before = |mark: &str| {
-        let end = text.find(mark)?;
-        text[..end]
-            .rsplit([' ', '(', ')', '\n'])
-            .find(|word| !word.is_empty())
+/// The arguments that make `h2load` append this.
+fn post(server: &Server, content_type: &str, body: &[u8]) -> io::Result<Vec<String>> {
+    let file = server.dir().join("body");
+    fs::write(&file, body)?;
+    Ok(vec![
+        format!("--data={}", file.display()),
+        format!("--header=content-type: {content_type}"),
+    ])
+}
+
+fn figures(server: &Server, loaded: &Loaded) -> io::Result<Vec<Figure>> {
+    let mut figures = vec![Figure::more("per second", loaded.per_second)];
+    figures.extend(latency("", &loaded.latency));
+    figures.extend(loaded.costs(server, loaded.requests as f64, "each")?);
+    Ok(figures)
+}
+
+/// Each connection reads the stream whole, again and again.
+fn measure_catchup(setup: &Setup, kind: Kind, sizes: &Sizes) -> io::Result<Vec<Figure>> {
+    let server = Server::start_tls(setup, kind)?;
+    fill::create_filled(&server, HISTORY, HISTORY_BYTES, PIECE_BYTES)?;
+    let targets = walk(&server)?;
+    let pieces = targets.len();
+    verify_history(&server, &targets)?;
+    let load = H2load {
+        server: &server,
+        // As a reader does, who is told where to go on by the answer before.
+        streams: 1,
+        targets,
+        arguments: Vec::new(),
+        trial: CONNECTIONS * pieces * TRIAL_READS,
+        multiple: CONNECTIONS * pieces,
     };
-    let per_second = before(" req/s").and_then(|rate| rate.parse().ok());
-    let data = before(") data").and_then(|data| data.parse().ok());
-    Ok(Said {
-        per_second: per_second.ok_or_else(|| failed("h2load told no rate"))?,
-        data: data.ok_or_else(|| failed("h2load told no bytes"))?,
-    })
+    let loaded = load.run(sizes)?;
+    let reads = (loaded.requests / pieces) as u64;
+    if loaded.data != reads * HISTORY_BYTES {
+        return Err(failed(format!("{} bytes came", loaded.data)));
+    }
+    let mib = loaded.data as f64 / f64::from(1 << 20);
+    let seconds = loaded.requests as f64 / loaded.per_second;
+    let mut figures = vec![
+        Figure::more("MiB per second", mib / seconds),
+        // The latency is that of a request, and some servers give more with each.
+        Figure::less("requests per whole read", pieces as f64),
+    ];
+    figures.extend(latency("request ", &loaded.latency));
+    figures.extend(loaded.costs(&server, mib, "per MiB")?);
+    Ok(figures)
+}
+
+/// The requests that read the stream whole.
+fn walk(server: &Server) -> io::Result<Vec<String>> {
+    let mut client = Client::connect(server.address)?;
+    let mut targets = Vec::new();
+    let mut offset = "-1".to_owned();
+    loop {
+        let target = format!("{HISTORY}?offset={offset}");
+        let answer = client.request("GET", &target, "", b"")?;
+        targets.push(target);
+        if answer.up_to_date {
+            return Ok(targets);
+        }
+        offset = answer
+            .next
+            .ok_or_else(|| failed("an answer names no next offset"))?;
+    }
+}
+
+/// `h2load` counts bytes; that they are the right ones is seen here, over TLS and HTTP/2 too.
+fn verify_history(server: &Server, targets: &[String]) -> io::Result<()> {
+    let read = async {
+        let clients = Clients::connect(server, 1).await?;
+        let mut data = Vec::new();
+        for target in targets {
+            let request = clients.request(0, Method::GET, target);
+            let answer = h2::expect(request, 200, "a GET").await?;
+            data.extend_from_slice(&answer.bytes().await.map_err(io::Error::other)?);
+        }
+        io::Result::Ok(data)
+    };
+    let data = h2::runtime()?.block_on(read)?;
+    if data.len() as u64 == HISTORY_BYTES && fill::Pattern::new().is_at(0, &data) {
+        Ok(())
+    } else {
+        Err(failed("the stream has other content"))
+    }
+}
+
+fn measure_batch(setup: &Setup, kind: Kind, sizes: &Sizes) -> io::Result<Vec<Figure>> {
+    let server = Server::start_tls(setup, kind)?;
+    Client::connect(server.address)?.create(BATCHES, "application/json", b"")?;
+    let body = batch();
+    let load = H2load {
+        targets: vec![BATCHES.to_owned()],
+        trial: TRIAL_BATCHES,
+        ..small(&server, post(&server, "application/json", body.as_bytes())?)
+    };
+    let loaded = load.run(sizes)?;
+    let mut figures = figures(&server, &loaded)?;
+    let messages = loaded.per_second * MESSAGES as f64;
+    figures.insert(1, Figure::more("messages per second", messages));
+    verify_batches(&server, TRIAL_BATCHES + loaded.requests)?;
+    Ok(figures)
+}
+
+fn batch() -> String {
+    let mut body = String::new();
+    for index in 0..MESSAGES {
+        let separator = if index == 0 { '[' } else { ',' };
+        let _ = write!(body, r#"{separator}{{"index":{index},"text":"{TEXT}"}}"#);
+    }
+    body + "]"
+}
+
+/// Reads the stream and finds so many batches, each whole and by itself: all of them are alike.
+fn verify_batches(server: &Server, batches: usize) -> io::Result<()> {
+    let data = Client::connect(server.address)?.read_all(BATCHES)?;
+    let mut messages = 0;
+    // One array for each answer.
+    for answer in serde_json::Deserializer::from_slice(&data).into_iter::<Vec<Message<'_>>>() {
+        for message in answer? {
+            if message.index != messages % MESSAGES || message.text != TEXT {
+                return Err(failed("a message is altered or out of order"));
+            }
+            messages += 1;
+        }
+    }
+    if messages == batches * MESSAGES {
+        Ok(())
+    } else {
+        Err(failed(format!(
+            "{messages} messages came of {batches} batches"
+        )))
+    }
 }

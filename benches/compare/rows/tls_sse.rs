@@ -1,13 +1,14 @@
 //! SSE readers over TLS: what each of them takes of memory.
 
-use super::failed;
+use super::{Case, TLS, failed};
 use crate::decode::{Decoder, Part};
+use crate::h2;
 use crate::http::{self, Client};
 use crate::live::{Deliveries, Seen};
 use crate::servers::{Kind, Server, Setup};
 use crate::stats::Figure;
-use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -18,22 +19,33 @@ const EVENTS: u64 = 20;
 /// Readers that are there before memory is looked at: what the first of them bring into it is not the
 /// cost of a reader.
 const FIRST: usize = 10;
+/// Before the readers come: a server gives back only after 15 to 20 s what it took at its start, which
+/// would otherwise be missing from what the readers take.
+const SETTLE_START: Duration = Duration::from_secs(20);
 /// After which memory is looked at.
 const SETTLE: Duration = Duration::from_secs(2);
 const BUFFER_BYTES: usize = 16 * 1024;
 
+pub(super) fn case() -> Case {
+    let count = 1000;
+    let title = format!("{count} SSE readers over TLS and HTTP/1.1");
+    Case::new(title, TLS, &[], move |setup, kind, _| {
+        measure(setup, kind, count)
+    })
+}
+
 /// Connects so many readers, and sends each some events, which must come once and in order.
-pub(super) fn measure(setup: &Setup, kind: Kind, count: usize) -> io::Result<Vec<Figure>> {
+fn measure(setup: &Setup, kind: Kind, count: usize) -> io::Result<Vec<Figure>> {
     let server = Server::start_tls(setup, kind)?;
     let mut client = Client::connect(server.address)?;
     client.create(STREAM, "text/plain", b"")?;
-    let tls = Arc::new(trusting(&server)?);
+    let tls = Arc::new(h2::trusting(&server)?);
     let connect = |count| {
         let readers = (0..count).map(|_| Reader::connect(&server, tls.clone()));
         readers.collect::<io::Result<Vec<_>>>()
     };
     drop(connect(FIRST)?);
-    std::thread::sleep(SETTLE);
+    std::thread::sleep(SETTLE_START);
     let before = server.cost()?;
     let mut readers = connect(count)?;
     std::thread::sleep(SETTLE);
@@ -58,20 +70,6 @@ pub(super) fn measure(setup: &Setup, kind: Kind, count: usize) -> io::Result<Vec
         Figure::less("KiB per reader, live", each(live.resident_mib)),
         Figure::less("RSS MiB", live.resident_mib),
     ])
-}
-
-/// The settings of a client that trusts this server alone.
-fn trusting(server: &Server) -> io::Result<ClientConfig> {
-    let certificate = CertificateDer::from_pem_file(server.dir().join("cert.pem"));
-    let mut roots = RootCertStore::empty();
-    roots
-        .add(certificate.map_err(io::Error::other)?)
-        .map_err(io::Error::other)?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// A reader that began at the tail.
