@@ -15,6 +15,7 @@ mod sse;
 mod streams;
 mod sustained;
 mod tls;
+mod tls_sessions;
 mod tls_sse;
 
 pub(crate) use sizes::Sizes;
@@ -87,6 +88,8 @@ pub(crate) enum Row {
     TlsCatchup,
     /// Appends of JSON arrays of 100 messages over TLS and HTTP/2.
     TlsBatch,
+    /// Sessions over TLS and HTTP/2.
+    TlsSessions,
     /// SSE readers over TLS: memory of each.
     TlsSse,
 }
@@ -155,9 +158,12 @@ impl Row {
             Self::Sse => sse_cases(sizes),
             Self::LongPoll => long_poll_cases(sizes),
             Self::Mixed | Self::Sustained | Self::Growth => self.long(sizes),
-            Self::TlsGet | Self::TlsAppend | Self::TlsCatchup | Self::TlsBatch | Self::TlsSse => {
-                tls::cases(self)
-            }
+            Self::TlsGet
+            | Self::TlsAppend
+            | Self::TlsCatchup
+            | Self::TlsBatch
+            | Self::TlsSessions
+            | Self::TlsSse => tls::cases(self),
         }
     }
 

@@ -1,7 +1,7 @@
 //! TLS and HTTP/2: Headwater itself, the competitor behind nginx.
 
 use super::h2load::{CONNECTIONS, H2load, Loaded};
-use super::{Case, Row, Sizes, TLS, failed, fill, tls_sse};
+use super::{Case, Row, Sizes, TLS, failed, fill, tls_sessions, tls_sse};
 use crate::h2::{self, Clients};
 use crate::http::Client;
 use crate::servers::{Kind, Server, Setup};
@@ -60,6 +60,7 @@ pub(super) fn cases(row: Row) -> Vec<Case> {
             let title = of("append JSON arrays of 100 messages") + " of 10 streams";
             vec![Case::new(title, TLS, &rate("per second"), measure_batch)]
         }
+        Row::TlsSessions => vec![tls_sessions::case()],
         _ => vec![tls_sse::case()],
     }
 }
