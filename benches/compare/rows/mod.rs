@@ -15,6 +15,7 @@ mod sse;
 mod streams;
 mod sustained;
 mod tls;
+mod tls_live;
 mod tls_sessions;
 mod tls_sse;
 
@@ -90,7 +91,9 @@ pub(crate) enum Row {
     TlsBatch,
     /// Sessions over TLS and HTTP/2.
     TlsSessions,
-    /// SSE readers over TLS: memory of each.
+    /// Long-polling readers over TLS and HTTP/2.
+    TlsLongPoll,
+    /// SSE readers over TLS: memory of each, and delivery.
     TlsSse,
 }
 
@@ -163,6 +166,7 @@ impl Row {
             | Self::TlsCatchup
             | Self::TlsBatch
             | Self::TlsSessions
+            | Self::TlsLongPoll
             | Self::TlsSse => tls::cases(self),
         }
     }

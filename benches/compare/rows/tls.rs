@@ -1,7 +1,7 @@
 //! TLS and HTTP/2: Headwater itself, the competitor behind nginx.
 
 use super::h2load::{CONNECTIONS, H2load, Loaded};
-use super::{Case, Row, Sizes, TLS, failed, fill, tls_sessions, tls_sse};
+use super::{Case, Row, Sizes, TLS, failed, fill, tls_live, tls_sessions, tls_sse};
 use crate::h2::{self, Clients};
 use crate::http::Client;
 use crate::servers::{Kind, Server, Setup};
@@ -61,7 +61,8 @@ pub(super) fn cases(row: Row) -> Vec<Case> {
             vec![Case::new(title, TLS, &rate("per second"), measure_batch)]
         }
         Row::TlsSessions => vec![tls_sessions::case()],
-        _ => vec![tls_sse::case()],
+        Row::TlsLongPoll => vec![tls_live::long_poll_case()],
+        _ => vec![tls_sse::case(), tls_live::sse_case()],
     }
 }
 
