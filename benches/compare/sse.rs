@@ -15,7 +15,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Readers that connect before the answers of all are awaited: fewer than the server's backlog.
 const WAVE: usize = 100;
 /// How long after the last delivery a second one of the same event would be noticed.
-const REPEAT: Duration = Duration::from_millis(300);
+pub(crate) const REPEAT: Duration = Duration::from_millis(300);
 const BUFFER_BYTES: usize = 64 * 1024;
 
 struct Reader {

@@ -3,9 +3,10 @@
 use super::{Case, EVENTS_PER_SECOND, Sizes, TLS, failed, fill};
 use crate::h2::{self, Clients, SILENCE_MAX};
 use crate::http::Client;
-use crate::live::{Deliveries, Publisher, Seen};
+use crate::live::{Deliveries, Publisher, Seen, TEXT};
 use crate::meter::Meter;
 use crate::servers::{Kind, Server, Setup};
+use crate::sse::REPEAT;
 use crate::stats::{Figure, Target, latency};
 use futures_util::future::try_join_all;
 use memchr::memmem;
@@ -23,8 +24,6 @@ const POLLED_STREAMS: usize = 10;
 const SSE_READERS: usize = 100;
 /// How long readers wait before the first event.
 const SETTLE: Duration = Duration::from_secs(2);
-/// How long after the last delivery a second one of the same event would be noticed.
-const REPEAT: Duration = Duration::from_millis(300);
 
 pub(super) fn long_poll_case() -> Case {
     let title = format!(
@@ -59,9 +58,7 @@ impl Live {
         let names: Vec<String> = (0..streams)
             .map(|number| format!("live-{number}"))
             .collect();
-        fill::create(server, streams, "text/plain", |number| {
-            names[number].clone()
-        })?;
+        fill::create(server, streams, TEXT, |number| names[number].clone())?;
         let events = EVENTS_PER_SECOND * sizes.live_time().as_secs_f64();
         let runtime = h2::runtime()?;
         Ok(Self {
@@ -83,6 +80,7 @@ impl Live {
         let meter = Meter::begin(server)?;
         let publisher = Publisher {
             streams: &self.streams,
+            content_type: TEXT,
             base: self.deliveries.borrow().base,
             next: 0,
         };

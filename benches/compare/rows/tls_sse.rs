@@ -1,5 +1,6 @@
 //! SSE readers over TLS: what each of them takes of memory.
 
+use super::sse::SETTLE_START;
 use super::{Case, TLS, failed};
 use crate::decode::{Decoder, Part};
 use crate::h2;
@@ -19,9 +20,6 @@ const EVENTS: u64 = 20;
 /// Readers that are there before memory is looked at: what the first of them bring into it is not the
 /// cost of a reader.
 const FIRST: usize = 10;
-/// Before the readers come: a server gives back only after 15 to 20 s what it took at its start, which
-/// would otherwise be missing from what the readers take.
-const SETTLE_START: Duration = Duration::from_secs(20);
 /// After which memory is looked at.
 const SETTLE: Duration = Duration::from_secs(2);
 const BUFFER_BYTES: usize = 16 * 1024;
