@@ -1,4 +1,4 @@
-//! SSE readers over TLS: what each of them takes of memory.
+//! SSE readers over TLS: what each of them takes of memory, and what a delivery costs.
 
 use super::sse::SETTLE_START;
 use super::{Case, TLS, failed};
@@ -6,6 +6,7 @@ use crate::decode::{Decoder, Part};
 use crate::h2;
 use crate::http::{self, Client};
 use crate::live::{Deliveries, Seen};
+use crate::meter::Meter;
 use crate::servers::{Kind, Server, Setup};
 use crate::stats::Figure;
 use rustls::pki_types::ServerName;
@@ -48,6 +49,7 @@ fn measure(setup: &Setup, kind: Kind, count: usize) -> io::Result<Vec<Figure>> {
     let mut readers = connect(count)?;
     std::thread::sleep(SETTLE);
     let idle = server.cost()?;
+    let meter = Meter::begin(&server)?;
     let mut deliveries = Deliveries::new(Instant::now());
     for number in 0..EVENTS {
         let due_ns = deliveries.base.elapsed().as_nanos();
@@ -61,13 +63,16 @@ fn measure(setup: &Setup, kind: Kind, count: usize) -> io::Result<Vec<Figure>> {
             reader.receive(&mut deliveries, number + 1)?;
         }
     }
+    let delivered = deliveries.latency.len() as f64;
+    let costs = meter.figures_of(&server, delivered, "per delivery")?;
     let live = server.cost()?;
     let each = |mib: f64| (mib - before.resident_mib) * 1024.0 / count as f64;
-    Ok(vec![
+    let mut figures = vec![
         Figure::less("KiB per reader, idle", each(idle.resident_mib)),
         Figure::less("KiB per reader, live", each(live.resident_mib)),
-        Figure::less("RSS MiB", live.resident_mib),
-    ])
+    ];
+    figures.extend(costs);
+    Ok(figures)
 }
 
 /// A reader that began at the tail.
