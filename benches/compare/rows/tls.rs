@@ -2,11 +2,10 @@
 
 use super::h2load::{CONNECTIONS, H2load, Loaded};
 use super::{Case, Row, Sizes, TLS, failed, fill, tls_live, tls_sessions, tls_sse};
-use crate::h2::{self, Clients};
+use crate::h2::{self, Call, Clients};
 use crate::http::Client;
 use crate::servers::{Kind, Server, Setup};
 use crate::stats::{Figure, Target, latency};
-use reqwest::Method;
 use serde::Deserialize;
 use std::fmt::Write;
 use std::fs;
@@ -179,9 +178,8 @@ fn verify_history(server: &Server, targets: &[String]) -> io::Result<()> {
         let clients = Clients::connect(server, 1).await?;
         let mut data = Vec::new();
         for target in targets {
-            let request = clients.request(0, Method::GET, target);
-            let answer = h2::expect(request, 200, "a GET").await?;
-            data.extend_from_slice(&answer.bytes().await.map_err(io::Error::other)?);
+            let answer = clients.send(0, Call::get(target)).await?;
+            data.extend(answer.expect(200, "a GET")?.rest().await?);
         }
         io::Result::Ok(data)
     };

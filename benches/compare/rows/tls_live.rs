@@ -1,7 +1,7 @@
 //! Live readers over TLS and HTTP/2, many on each connection: long-polling ones and those of SSE.
 
 use super::{Case, EVENTS_PER_SECOND, Sizes, TLS, failed, fill};
-use crate::h2::{self, Clients, SILENCE_MAX};
+use crate::h2::{self, Answer, Call, Clients, SILENCE_MAX};
 use crate::http::Client;
 use crate::live::{Deliveries, Publisher, Seen, TEXT};
 use crate::meter::Meter;
@@ -10,7 +10,6 @@ use crate::sse::REPEAT;
 use crate::stats::{Figure, Target, latency};
 use futures_util::future::try_join_all;
 use memchr::memmem;
-use reqwest::{Method, Response, header};
 use std::cell::RefCell;
 use std::io;
 use std::time::{Duration, Instant};
@@ -107,8 +106,8 @@ impl Live {
     }
 
     /// Takes the next part of an answer; `false`: there is none.
-    async fn receive(&self, answer: &mut Response, seen: &mut Seen) -> io::Result<bool> {
-        let piece = answer.chunk().await.map_err(io::Error::other)?;
+    async fn receive(&self, answer: &mut Answer, seen: &mut Seen) -> io::Result<bool> {
+        let piece = answer.piece().await?;
         if let Some(piece) = &piece {
             let mut deliveries = self.deliveries.borrow_mut();
             deliveries.receive(seen, piece).map_err(failed)?;
@@ -122,26 +121,21 @@ impl Live {
         let mut seen = Seen::default();
         while seen.next < self.events {
             let target = format!("{stream}?offset={offset}&live=long-poll{cursor}");
-            let request = self.clients.request(index, Method::GET, &target);
-            let mut answer = request.send().await.map_err(io::Error::other)?;
-            if answer.status() != 200 && answer.status() != 204 {
-                let status = answer.status();
+            let mut answer = self.clients.send(index, Call::get(&target)).await?;
+            if answer.status != 200 && answer.status != 204 {
+                let status = answer.status;
                 return Err(failed(format!("a long-poll was answered with {status}")));
             }
-            if let Some(next) = field(&answer, "stream-next-offset") {
+            if let Some(next) = answer.field("stream-next-offset") {
                 next.clone_into(&mut offset);
             }
-            if let Some(next) = field(&answer, "stream-cursor") {
+            if let Some(next) = answer.field("stream-cursor") {
                 cursor = format!("&cursor={next}");
             }
             while self.receive(&mut answer, &mut seen).await? {}
         }
         Ok(offset)
     }
-}
-
-fn field<'a>(answer: &'a Response, name: &str) -> Option<&'a str> {
-    answer.headers().get(name)?.to_str().ok()
 }
 
 fn measure_long_poll(setup: &Setup, kind: Kind, sizes: &Sizes) -> io::Result<Vec<Figure>> {
@@ -166,7 +160,7 @@ fn measure_long_poll(setup: &Setup, kind: Kind, sizes: &Sizes) -> io::Result<Vec
 /// A reader that began at the tail.
 struct Reader<'a> {
     live: &'a Live,
-    answer: Response,
+    answer: Answer,
     seen: Seen,
 }
 
@@ -174,12 +168,15 @@ impl<'a> Reader<'a> {
     /// Connects, and waits until it was told where it is.
     async fn connect(live: &'a Live, index: usize) -> io::Result<Self> {
         let target = format!("{}?offset=now&live=sse", live.streams[0]);
-        let request = live.clients.request(index, Method::GET, &target);
-        let request = request.header(header::ACCEPT, "text/event-stream");
-        let mut answer = h2::expect(request, 200, "an SSE reader").await?;
+        let call = Call {
+            fields: &[("accept", "text/event-stream")],
+            ..Call::get(&target)
+        };
+        let answer = live.clients.send(index, call).await?;
+        let mut answer = answer.expect(200, "an SSE reader")?;
         let mut told = Vec::new();
         while memmem::find(&told, b"event: control").is_none() {
-            let piece = answer.chunk().await.map_err(io::Error::other)?;
+            let piece = answer.piece().await?;
             told.extend_from_slice(&piece.ok_or_else(ended)?);
         }
         let seen = Seen::default();

@@ -2,7 +2,7 @@
 
 use super::sessions::{CONTENT_TYPE, TOKENS, token};
 use super::{Case, Sizes, TLS, failed};
-use crate::h2::{self, Clients};
+use crate::h2::{self, Call, Clients};
 use crate::load::histogram;
 use crate::meter::Meter;
 use crate::servers::{Kind, Server, Setup};
@@ -10,7 +10,7 @@ use crate::stats::{Figure, Target, latency};
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use hdrhistogram::Histogram;
-use reqwest::{Method, RequestBuilder, header};
+use http::Method;
 use std::cell::RefCell;
 use std::io;
 use std::time::Instant;
@@ -80,17 +80,23 @@ impl Sessions {
     }
 
     async fn session(&self, index: usize, stream: &str) -> io::Result<()> {
-        let request = |method| self.clients.request(index, method, stream);
-        let typed = |method| request(method).header(header::CONTENT_TYPE, CONTENT_TYPE);
-        self.timed(typed(Method::PUT), 201, "a PUT").await?;
+        let typed = &[("content-type", CONTENT_TYPE)];
+        let call = |method, fields, body| Call {
+            method,
+            target: stream,
+            fields,
+            body,
+        };
+        let create = call(Method::PUT, typed, Bytes::new());
+        self.timed(index, create, 201, "a PUT").await?;
         for number in 0..TOKENS {
-            let append = typed(Method::POST).body(token(number));
-            self.timed(append, 204, "an append").await?;
+            let append = call(Method::POST, typed, token(number).into());
+            self.timed(index, append, 204, "an append").await?;
         }
-        let close = request(Method::POST).header("stream-closed", "true");
-        self.timed(close, 204, "closing").await?;
-        let read = self.timed(request(Method::GET), 200, "a GET").await?;
-        if read == self.whole {
+        let close = call(Method::POST, &[("stream-closed", "true")], Bytes::new());
+        self.timed(index, close, 204, "closing").await?;
+        let read = self.timed(index, Call::get(stream), 200, "a GET").await?;
+        if read == self.whole.as_bytes() {
             Ok(())
         } else {
             Err(failed("a session was read with other content"))
@@ -98,10 +104,16 @@ impl Sessions {
     }
 
     /// Sends a request, and takes its answer whole.
-    async fn timed(&self, request: RequestBuilder, status: u16, what: &str) -> io::Result<Bytes> {
+    async fn timed(
+        &self,
+        index: usize,
+        call: Call<'_>,
+        status: u16,
+        what: &str,
+    ) -> io::Result<Vec<u8>> {
         let begun = Instant::now();
-        let answer = h2::expect(request, status, what).await?;
-        let body = answer.bytes().await.map_err(io::Error::other)?;
+        let answer = self.clients.send(index, call).await?;
+        let body = answer.expect(status, what)?.rest().await?;
         let took = begun.elapsed().as_nanos() as u64;
         self.times.borrow_mut().requests.saturating_record(took);
         Ok(body)
