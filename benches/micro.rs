@@ -7,13 +7,14 @@ use bytes::{Bytes, BytesMut};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use headwater::edge::cache::Ask;
 use headwater::frame::{self, Frames};
-use headwater::hub::{HotBytes, Run, Tail};
+use headwater::hub::{CROWD, HotBytes, Run, Tail, View};
 use headwater::log::keys;
 use headwater::log::state::ProducerState;
 use headwater::protocol::json;
 use headwater::protocol::sse::{self, Encoding};
-use headwater::types::{Kind, Offset};
+use headwater::types::{Kind, Offset, Position};
 use std::hint::black_box;
+use std::task::{Context, Waker};
 use steps::cache::{ASK, ETAG};
 use steps::{CONTROL, OFFSET, TOKEN, World};
 
@@ -139,7 +140,58 @@ fn tail(c: &mut Criterion) {
             tail.show(None, Some(black_box(run)));
         });
     });
+    for behind in [1, 1000] {
+        let (tail, at) = shown(1000, behind);
+        group.throughput(Throughput::Elements(behind));
+        group.bench_function(format!("read when {behind} behind"), |b| {
+            b.iter(|| tail.read(black_box(at), |view| Some(view.tail)));
+        });
+    }
+    for readers in [1, CROWD] {
+        let mut view = steps::view();
+        let tail = Tail::new(Some(view.clone()), hot.clone());
+        group.throughput(Throughput::Elements(readers.into()));
+        group.bench_function(format!("wait and be woken, {readers} together"), |b| {
+            b.iter(|| wait_for_next(&tail, &mut view, readers));
+        });
+    }
     group.finish();
+}
+
+/// A tail with so many appends, and where a reader is who lacks the last of them.
+fn shown(appends: u64, behind: u64) -> (Tail, Position) {
+    let tail = Tail::new(None, HotBytes::new(1 << 20));
+    let mut view = steps::view();
+    let frames = frame::encode([TOKEN].into_iter());
+    let bytes = frames.len() as u64;
+    for _ in 0..appends {
+        let run = Run {
+            start: view.tail,
+            frames: frames.clone(),
+        };
+        view.tail = run.end();
+        tail.show(Some(view.clone()), Some(run));
+    }
+    let at = (appends - behind) * bytes;
+    let (_, runs) = tail.read(at, |view| Some(view.tail)).expect("a stream");
+    assert_eq!(runs.expect("a ring").len() as u64, behind);
+    (tail, at)
+}
+
+/// Lets readers wait at the tail, and moves it.
+fn wait_for_next(tail: &Tail, view: &mut View, readers: u32) {
+    let (id, at) = (view.meta.id, view.tail);
+    let mut context = Context::from_waker(Waker::noop());
+    let mut waiting: Vec<_> = (0..readers).map(|_| Box::pin(tail.wait(id, at))).collect();
+    for reader in &mut waiting {
+        assert!(reader.as_mut().poll(&mut context).is_pending());
+    }
+    view.tail += 1;
+    tail.show(Some(view.clone()), None);
+    tail.wake();
+    for reader in &mut waiting {
+        assert!(reader.as_mut().poll(&mut context).is_ready());
+    }
 }
 
 /// Appends and reads without HTTP. What is written is not synced: a sync would hide all else.

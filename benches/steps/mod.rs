@@ -6,11 +6,15 @@
 
 pub(crate) mod cache;
 pub(crate) mod connection;
+pub(crate) mod http2;
+mod listening;
+mod unsynced;
 mod world;
 
 pub(crate) use world::World;
 
 use headwater::frame;
+use headwater::hub::View;
 use headwater::log::keys;
 use headwater::log::state::StreamState;
 use headwater::protocol::sse::Control;
@@ -41,6 +45,21 @@ pub(crate) fn array() -> Vec<u8> {
 pub(crate) fn run() -> Vec<u8> {
     let one = frame::encode([TOKEN].into_iter());
     one.repeat(MESSAGES)
+}
+
+/// What readers see of a stream that holds nothing yet.
+pub(crate) fn view() -> View {
+    View {
+        meta: state().meta,
+        earliest: 0,
+        tail: 0,
+        sealed: 0,
+        last_seal: 0,
+        closed: false,
+        end: None,
+        deleted: false,
+        forked: false,
+    }
 }
 
 /// A state as it is stored in the first version of the layout, which is read for ever.

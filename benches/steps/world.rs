@@ -1,8 +1,10 @@
 //! A server over a database of its own, without a network.
 
+use super::unsynced::Unsynced;
 use bytes::Bytes;
 use headwater::clock::SystemClock;
 use headwater::config::{Durability, LogConfig, Streams};
+use headwater::log::kv::Kv;
 use headwater::log::rocks::Rocks;
 use headwater::log::{Log, Options};
 use headwater::observe::metrics::Metrics;
@@ -29,21 +31,34 @@ pub(crate) struct World {
 impl World {
     /// With an empty database; what is written is not synced.
     pub(crate) fn open() -> Self {
+        Self::over(Durability::Os, |rocks| Arc::new(rocks))
+    }
+
+    /// The same where an append is written and published in turn, on the thread that makes it: the
+    /// log allows that where syncs are quick and it was opened on a runtime of several threads.
+    pub(crate) fn open_in_turn() -> Self {
+        let several = Builder::new_multi_thread().worker_threads(2).build();
+        let several = several.expect("a runtime");
+        let _on = several.enter();
+        Self::over(Durability::Sync, |rocks| Arc::new(Unsynced(rocks)))
+    }
+
+    fn over(durability: Durability, store: impl FnOnce(Rocks) -> Arc<dyn Kv>) -> Self {
         let dir = TempDir::new().expect("a directory");
         let config = LogConfig {
-            durability: Durability::Os,
+            durability,
             ..LogConfig::default()
         };
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("a runtime");
-        let rocks = Arc::new(Rocks::open(dir.path(), &config).expect("a database"));
+        let store = store(Rocks::open(dir.path(), &config).expect("a database"));
         let (clock, metrics) = (Arc::new(SystemClock), Arc::new(Metrics::new()));
         let options = Options {
             log: &config,
             producers_max: 100,
             queue_wait: Duration::from_mins(1),
         };
-        let opened = Log::open(rocks, clock.clone(), metrics.clone(), &options);
+        let opened = Log::open(store, clock.clone(), metrics.clone(), &options);
         let (log, to_do) = opened.expect("a log");
         let work = CancellationToken::new();
         let entered = runtime.enter();
@@ -70,10 +85,15 @@ impl World {
     /// With one stream that holds a message of so many bytes.
     pub(crate) fn with_stream(path: &str, message_bytes: usize) -> Self {
         let world = Self::open();
-        let body = Bytes::from(vec![b'x'; message_bytes]);
-        let reply = world.call(&Method::PUT, path, None, body);
-        assert_eq!(reply.head.status, 201);
+        world.create(path, message_bytes);
         world
+    }
+
+    /// Creates a stream that holds a message of so many bytes.
+    pub(crate) fn create(&self, path: &str, message_bytes: usize) {
+        let body = Bytes::from(vec![b'x'; message_bytes]);
+        let reply = self.call(&Method::PUT, path, None, body);
+        assert_eq!(reply.head.status, 201);
     }
 
     /// Answers one request as the gateway would have it answered.
