@@ -72,6 +72,21 @@ impl Workload for Reads<'_> {
     }
 }
 
+impl<'a> Reads<'a> {
+    fn of(target: &'a dyn Fn(usize) -> String, expected: &'a dyn Fn(usize) -> Vec<u8>) -> Self {
+        Self {
+            next: 0,
+            target,
+            expected,
+            waits: vec![(Vec::new(), 0); CONNECTIONS],
+        }
+    }
+
+    fn costs(&mut self, server: &Server, sizes: &Sizes, what: &str) -> io::Result<Vec<Figure>> {
+        costs(server, sizes, ("read", what), self).map(|(figures, _)| figures)
+    }
+}
+
 /// Appends to streams in no order, each with a number of its own.
 struct Appends<'a> {
     next: usize,
@@ -147,7 +162,7 @@ pub(super) fn measure_streams(setup: &Setup, kind: Kind, sizes: &Sizes) -> io::R
         let what = format!("{count} streams");
         let target = |number: usize| name(number % count);
         let expected = |number: usize| beginning(number % count);
-        figures.extend(reads(&server, sizes, &what, (&target, &expected))?);
+        figures.extend(Reads::of(&target, &expected).costs(&server, sizes, &what)?);
         let stream = |number: usize| number % count;
         let mut appends = Appends::of_stage(stage, &stream, &name);
         figures.extend(appends.costs(&server, sizes, &what)?);
@@ -173,7 +188,7 @@ pub(super) fn measure_length(setup: &Setup, kind: Kind, sizes: &Sizes) -> io::Re
         let what = format!("{mib} MiB");
         let target = |_| format!("{LONG}?offset={tail}");
         let expected = |_| last.clone();
-        figures.extend(reads(&server, sizes, &what, (&target, &expected))?);
+        figures.extend(Reads::of(&target, &expected).costs(&server, sizes, &what)?);
         let long = |_| LONG.to_owned();
         let mut appends = Appends::of_stage(stage, &|_| 0, &long);
         figures.extend(appends.costs(&server, sizes, &what)?);
@@ -188,22 +203,6 @@ fn end_of(server: &Server) -> io::Result<String> {
     let answer = client.request("GET", &format!("{LONG}?offset=now"), "", b"")?;
     let next = answer.next;
     next.ok_or_else(|| failed("it names no next offset"))
-}
-
-/// What reads cost, each of a target and with what its answer begins with.
-fn reads(
-    server: &Server,
-    sizes: &Sizes,
-    what: &str,
-    (target, expected): (&dyn Fn(usize) -> String, &dyn Fn(usize) -> Vec<u8>),
-) -> io::Result<Vec<Figure>> {
-    let mut reads = Reads {
-        next: 0,
-        target,
-        expected,
-        waits: vec![(Vec::new(), 0); CONNECTIONS],
-    };
-    costs(server, sizes, ("read", what), &mut reads).map(|(figures, _)| figures)
 }
 
 impl<'a> Appends<'a> {
