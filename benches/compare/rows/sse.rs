@@ -16,7 +16,7 @@ const READERS_MANY: usize = 100;
 const SETTLE: Duration = Duration::from_secs(3);
 /// A server gives back what it took to start when its allocator has seen for some time that it is not
 /// needed. The memory of readers must not be counted from before that.
-pub(super) const SETTLE_START: Duration = Duration::from_secs(20);
+pub(super) const SETTLE_START: Duration = Duration::from_secs(25);
 
 /// So many readers, and so many events a second.
 pub(super) fn measure(
