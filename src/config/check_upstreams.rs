@@ -4,12 +4,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
+use regex::bytes::Regex;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{self, PemObject as _};
 
 use super::check::{Check, steps};
 use super::tree::Step;
-use super::{HeaderRules, Origin, ReverseProxy, UpstreamUrl};
+use super::{HeaderRules, Origin, ReverseProxy, Rewrite, UpstreamUrl};
 
 /// The largest share of an upstream: the ring of upstreams has a place for each unit.
 const WEIGHT_MAX: usize = 100;
@@ -51,9 +52,27 @@ impl Check<'_, '_> {
                 self.report(&below(key), message, "write one such as /api");
             }
         }
+        self.rewrites(&below("rewrite"), &settings.rewrite);
         self.header_rules(&below("request_headers"), &settings.request_headers);
         self.header_rules(&below("response_headers"), &settings.response_headers);
         self.upstream_tls(&below("tls"), settings);
+    }
+
+    fn rewrites(&mut self, at: &[Step], rules: &[Rewrite]) {
+        for (n, rule) in rules.iter().enumerate() {
+            if let Err(error) = Regex::new(&rule.pattern) {
+                let at = [at, &steps![n, "match"]].concat();
+                let message = format!("`{}` is not a regular expression", rule.pattern);
+                // The last line says what is wrong, those before it where.
+                let said = error.to_string();
+                self.report(&at, message, said.lines().last().unwrap_or_default());
+            }
+            if rule.to.contains(is_odd) {
+                let at = [at, &steps![n, "to"]].concat();
+                let message = format!("`{}` is not a part of a path", rule.to);
+                self.report(&at, message, "write one such as /v2/$1; the query stays");
+            }
+        }
     }
 
     /// Checks the origins of an edge at `at`.
@@ -205,8 +224,12 @@ fn is_edge_name(name: &str) -> bool {
     (1..=64).contains(&name.len()) && name.chars().all(fits)
 }
 
+/// Whether a path never has this character as it is.
+fn is_odd(c: char) -> bool {
+    c == '?' || c == '#' || c == ' ' || c.is_control() || !c.is_ascii()
+}
+
 pub(super) fn is_path(text: &str) -> bool {
-    let odd = |c: char| c == '?' || c == '#' || c == ' ' || c.is_control() || !c.is_ascii();
     let dots = |part: &str| part == "." || part == "..";
-    text.starts_with('/') && !text.contains(odd) && !text.split('/').any(dots)
+    text.starts_with('/') && !text.contains(is_odd) && !text.split('/').any(dots)
 }

@@ -47,8 +47,8 @@ pub use retention::Retention;
 pub use route::{Route, RouteKind};
 pub use secret::{Secret, TooShort};
 pub use upstream::{
-    Balance, Forwarded, HashBy, HeaderRules, HealthCheck, HttpVersion, ReverseProxy, Timeouts,
-    UpstreamTls,
+    Balance, Forwarded, HashBy, HeaderRules, HealthCheck, HttpVersion, ReverseProxy, Rewrite,
+    Timeouts, UpstreamTls,
 };
 pub use upstream_url::{Upstream, UpstreamUrl, UpstreamUrlError};
 pub use url_pattern::{UrlPattern, UrlPatternError};

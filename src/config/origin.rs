@@ -126,6 +126,7 @@ impl Origin {
             http: self.http,
             tls: self.tls.clone(),
             strip_prefix: String::new(),
+            rewrite: Vec::new(),
             add_prefix: String::new(),
             preserve_host: self.preserve_host,
             request_headers: self.request_headers.clone(),

@@ -138,6 +138,7 @@ impl Record {
             http: all.http,
             tls: all.tls,
             strip_prefix: all.strip_prefix,
+            rewrite: all.rewrite,
             add_prefix: all.add_prefix,
             preserve_host: all.preserve_host,
             request_headers: all.request_headers,

@@ -64,7 +64,11 @@ macro_rules! upstream_settings {
             #[serde(default, skip_serializing_if = "String::is_empty")]
             pub strip_prefix: String,
 
-            /// What is put before the path, after `strip_prefix`.
+            /// How the path is rewritten, after `strip_prefix`: by the first of these that matches.
+            #[serde(default, skip_serializing_if = "Vec::is_empty")]
+            pub rewrite: Vec<$crate::config::Rewrite>,
+
+            /// What is put before the path, after `strip_prefix` and `rewrite`.
             #[serde(default, skip_serializing_if = "String::is_empty")]
             pub add_prefix: String,
 
@@ -300,6 +304,19 @@ impl Default for UpstreamTls {
             client: None,
         }
     }
+}
+
+/// How a path is rewritten.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rewrite {
+    /// A regular expression that is looked for in the path, without the query. `^` and `$` are its
+    /// beginning and end.
+    #[serde(rename = "match")]
+    pub pattern: String,
+
+    /// What comes in place of the part that it matches. `$1` is what its first group matches.
+    pub to: String,
 }
 
 /// What is changed in headers: first `remove`, then `set`, then `add`.

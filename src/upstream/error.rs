@@ -22,6 +22,8 @@ pub enum UpstreamError {
     Certificate { path: PathBuf },
     #[error("`{0}` is not the name of a header with a value")]
     Header(String),
+    #[error("`{0}` is not a regular expression")]
+    Rewrite(String),
     #[error("the socket {0} cannot be an upstream: {1}")]
     Socket(PathBuf, std::io::Error),
 }

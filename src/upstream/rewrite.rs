@@ -1,24 +1,39 @@
 //! What is changed in a request before it is sent to an upstream, and in its answer.
 
+use std::borrow::Cow;
+
 use http::{HeaderName, HeaderValue, header};
+use memchr::memchr;
 use pingora::http::{RequestHeader, ResponseHeader};
+use regex::bytes::Regex;
 
 use super::error::UpstreamError;
-use crate::config::{HeaderRules, ReverseProxy};
+use crate::config::{HeaderRules, ReverseProxy, Rewrite};
 
 /// The path rules of a route.
 pub(super) struct Paths {
     strip: String,
+    rewrite: Vec<(Regex, Vec<u8>)>,
     add: String,
 }
 
 impl Paths {
-    pub(super) fn new(settings: &ReverseProxy) -> Self {
+    pub(super) fn new(settings: &ReverseProxy) -> Result<Self, UpstreamError> {
         let without_slash = |text: &str| text.trim_end_matches('/').to_owned();
-        Self {
+        let rule = |rule: &Rewrite| {
+            let pattern = Regex::new(&rule.pattern);
+            let pattern = pattern.map_err(|_| UpstreamError::Rewrite(rule.pattern.clone()))?;
+            Ok((pattern, rule.to.clone().into_bytes()))
+        };
+        Ok(Self {
             strip: without_slash(&settings.strip_prefix),
+            rewrite: settings
+                .rewrite
+                .iter()
+                .map(rule)
+                .collect::<Result<_, _>>()?,
             add: without_slash(&settings.add_prefix),
-        }
+        })
     }
 
     /// Writes the target as the upstream is to see it: the path and query alone, without the scheme
@@ -44,8 +59,18 @@ impl Paths {
         let whole = |rest: &&[u8]| matches!(rest.first(), None | Some(b'/' | b'?'));
         let rest = target.strip_prefix(self.strip.as_bytes()).filter(whole);
         let rest = rest.unwrap_or(target);
-        let slash: &[u8] = if rest.starts_with(b"/") { b"" } else { b"/" };
-        [self.add.as_bytes(), slash, rest].concat()
+        let (path, query) = rest.split_at(memchr(b'?', rest).unwrap_or(rest.len()));
+        let path = self.rewritten(if path.is_empty() { b"/" } else { path });
+        let slash: &[u8] = if path.starts_with(b"/") { b"" } else { b"/" };
+        [self.add.as_bytes(), slash, &path, query].concat()
+    }
+
+    fn rewritten<'a>(&self, path: &'a [u8]) -> Cow<'a, [u8]> {
+        let mut rules = self.rewrite.iter();
+        let rule = rules.find(|(pattern, _)| pattern.is_match(path));
+        rule.map_or(Cow::Borrowed(path), |(pattern, to)| {
+            pattern.replace(path, to.as_slice())
+        })
     }
 }
 
@@ -109,9 +134,11 @@ pub(super) fn host(head: &RequestHeader) -> Option<HeaderValue> {
 mod tests {
     use super::*;
 
-    fn changed(strip: &str, add: &str, target: &str) -> String {
+    fn changed(strip: &str, rules: &[(&str, &str)], add: &str, target: &str) -> String {
+        let rule = |(pattern, to): &(&str, &str)| (Regex::new(pattern).unwrap(), (*to).into());
         let paths = Paths {
             strip: strip.to_owned(),
+            rewrite: rules.iter().map(rule).collect(),
             add: add.to_owned(),
         };
         let mut head = RequestHeader::build("GET", target.as_bytes(), None).unwrap();
@@ -134,7 +161,27 @@ mod tests {
             ("", "", "http://example.com", "/"),
             ("", "/v2", "*", "*"),
         ] {
-            assert_eq!(changed(strip, add, from), to, "{strip} {add} {from}");
+            assert_eq!(changed(strip, &[], add, from), to, "{strip} {add} {from}");
         }
+    }
+
+    #[test]
+    fn paths_are_rewritten_by_the_first_rule_that_matches() {
+        let rules = [
+            ("^/users/([0-9]+)/posts$", "/posts/of/$1"),
+            ("^/users/", "/people/"),
+            ("/+", "/"),
+            ("^/$", "home"),
+        ];
+        for (from, to) in [
+            ("/api/users/7/posts?x=/users/1", "/v2/posts/of/7?x=/users/1"),
+            ("/api/users/a/users/", "/v2/people/a/users/"),
+            ("/api//a//b", "/v2/a//b"),
+            ("/api/a%2Fb", "/v2/a%2Fb"),
+            ("/api?q", "/v2/?q"),
+        ] {
+            assert_eq!(changed("/api", &rules, "/v2", from), to, "{from}");
+        }
+        assert_eq!(changed("/api", &rules[3..], "/v2", "/api?q"), "/v2/home?q");
     }
 }

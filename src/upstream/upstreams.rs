@@ -103,7 +103,7 @@ impl Upstreams {
             resolved: OnceCell::new(),
             hash_by: settings.hash_by.clone(),
             check_interval,
-            paths: Paths::new(settings),
+            paths: Paths::new(settings)?,
             request_headers: Headers::new(&settings.request_headers)?,
             response_headers: Headers::new(&settings.response_headers)?,
             forwarding: Forwarding::new(settings),

@@ -49,6 +49,16 @@ fn settings_that_cannot_be_are_found() {
         ("retries = 17", "`retries` is 17", "16"),
         ("strip_prefix = \"api\"", "beginning of a path", "/api"),
         ("add_prefix = \"/a?b\"", "beginning of a path", "/api"),
+        (
+            "rewrite = [{ match = \"(a\", to = \"/\" }]",
+            "not a regular expression",
+            "unclosed group",
+        ),
+        (
+            "rewrite = [{ match = \"a\", to = \"/b?c\" }]",
+            "not a part of a path",
+            "/v2/$1",
+        ),
         ("timeouts = { connect = \"0s\" }", "no time at all", "5s"),
         (
             "health_check = { interval = \"0s\" }",

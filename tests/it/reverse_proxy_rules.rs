@@ -35,6 +35,13 @@ fn paths_are_changed_as_the_route_says() {
         assert_eq!(passed_on(settings, from, &[]).target, to);
     }
     assert_eq!(passed_on("", "/a//b/?q", &[]).target, "/a//b/?q");
+    let settings = r#"rewrite = [{ match = "^/users/([^/]+)$", to = "/people/$1/profile" }]"#;
+    for (from, to) in [
+        ("/users/a%20b?x=1", "/people/a%20b/profile?x=1"),
+        ("/users/a/b", "/users/a/b"),
+    ] {
+        assert_eq!(passed_on(settings, from, &[]).target, to);
+    }
 }
 
 #[test]
