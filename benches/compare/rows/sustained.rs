@@ -12,7 +12,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 const STREAMS: usize = 100;
-/// The time is looked at in so many parts, of which the first and the last are compared.
+/// The time is looked at in so many parts.
 const PARTS: u32 = 10;
 
 /// Appends whose latencies are also kept by when they were due.
@@ -82,8 +82,10 @@ pub(super) fn measure(setup: &Setup, kind: Kind, sizes: &Sizes) -> io::Result<Ve
         Figure::more("per second, reached", outcome.rate()),
     ];
     figures.extend(latency("", &outcome.latency));
-    figures.push(Figure::less("p99 ms, first tenth", p99(0)));
-    figures.push(Figure::less("p99 ms, last tenth", p99(last)));
+    for part in 0..=last {
+        let name = format!("p99 ms, tenth {}", part + 1);
+        figures.push(Figure::less(name, p99(part)));
+    }
     figures.push(Figure::less("RSS MiB, first tenth", memory[0]));
     figures.push(Figure::less("RSS MiB, last tenth", memory[last]));
     figures.extend(meter.figures(&server, outcome.operations)?);
