@@ -92,7 +92,7 @@ pub(super) fn measure(setup: &Setup, kind: Kind, sizes: &Sizes) -> io::Result<Ve
     let payload = outcome.operations * BODY_BYTES as u64;
     figures.push(meter.amplification(&server, payload)?);
     if let (Some(before), Some(now)) = (compactions, server.compactions()) {
-        let during = (now - before) as f64;
+        let during = now.saturating_sub(before) as f64;
         figures.push(Figure::more("compactions meanwhile", during));
     }
     appends.verify(&server)?;

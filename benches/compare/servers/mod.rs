@@ -221,8 +221,17 @@ impl Server {
 
     /// How often RocksDB has compacted, where the server has one.
     pub(crate) fn compactions(&self) -> Option<usize> {
-        let log = fs::read_to_string(self.dir().join("data/streams/LOG")).ok()?;
-        Some(log.matches("\"compaction_finished\"").count())
+        let files = fs::read_dir(self.dir().join("data/streams")).ok()?;
+        // A long log goes on in another file.
+        let logs = files.flatten().filter(|file| {
+            let name = file.file_name();
+            name.to_str().is_some_and(|name| name.starts_with("LOG"))
+        });
+        let count = |log: fs::DirEntry| {
+            let log = fs::read_to_string(log.path()).unwrap_or_default();
+            log.matches("\"compaction_finished\"").count()
+        };
+        Some(logs.map(count).sum())
     }
 
     /// A directory for files of the measurement.
