@@ -14,7 +14,7 @@ use std::time::Instant;
 const STREAM: &str = "batches";
 const CONTENT_TYPE: &str = "application/json";
 /// Messages of one append.
-const MESSAGES: usize = 100;
+pub(super) const MESSAGES: usize = 100;
 
 /// One message; the text makes it as long as many are.
 #[derive(Deserialize)]
@@ -25,7 +25,7 @@ struct Message<'a> {
     text: &'a str,
 }
 
-const TEXT: &str = "what a model may have said";
+pub(super) const TEXT: &str = "what a model may have said";
 
 struct Batches {
     acknowledged: Vec<usize>,

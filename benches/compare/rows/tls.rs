@@ -1,5 +1,6 @@
 //! TLS and HTTP/2: Headwater itself, the competitor behind nginx.
 
+use super::batch::{MESSAGES, TEXT};
 use super::h2load::{CONNECTIONS, H2load, Loaded};
 use super::{Case, Row, Sizes, TLS, failed, fill, tls_live, tls_sessions, tls_sse};
 use crate::h2::{self, Call, Clients};
@@ -26,10 +27,7 @@ const PIECE_BYTES: usize = 256 * 1024;
 const TRIAL_READS: usize = 8;
 
 const BATCHES: &str = "batches";
-/// Messages of one append.
-const MESSAGES: usize = 100;
 const TRIAL_BATCHES: usize = 1000;
-const TEXT: &str = "what a model may have said";
 
 /// A message of a batch; the text makes it as long as many are.
 #[derive(Deserialize)]
