@@ -59,6 +59,11 @@ impl HotBytes {
         true
     }
 
+    /// Takes room for what was read back: half of the memory stays for what is appended.
+    fn take_spare(&self, bytes: u64) -> bool {
+        self.used() + bytes <= self.max / 2 && self.take(bytes)
+    }
+
     pub fn give_back(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
@@ -102,7 +107,8 @@ impl Ring {
     pub(super) fn prepend(&mut self, run: Run, tail: Position) {
         let begins = self.runs.front().map_or(tail, |first| first.start);
         let cost = run.cost();
-        if run.end() == begins && self.cost + cost <= RING_BYTES_MAX && self.hot.take(cost) {
+        let joins = run.end() == begins && run.start < begins;
+        if joins && self.cost + cost <= RING_BYTES_MAX && self.hot.take_spare(cost) {
             self.cost += cost;
             self.runs.push_front(run);
         }

@@ -11,6 +11,8 @@ mod delete;
 mod expiry;
 pub mod keys;
 pub mod kv;
+mod load;
+mod loader;
 mod operation;
 mod pack;
 mod purge;
@@ -43,6 +45,8 @@ use crate::observe::metrics::Metrics;
 use crate::types::{Lifetime, Offset, Position, StreamId, StreamPath, UnixMs};
 use committer::Committer;
 use kv::{Kv, KvError};
+use load::Purpose;
+use loader::Loader;
 use parking_lot::Mutex;
 use recovery::{Identity, Ids};
 use registry::Registry;
@@ -57,6 +61,7 @@ pub struct Log {
     metrics: Arc<Metrics>,
     committer: Committer,
     streams: Registry,
+    loader: Arc<Loader>,
     segments: Segments,
     ids: Ids,
     identity: Identity,
@@ -94,8 +99,21 @@ pub struct LogFigures {
 impl Log {
     /// The stream at a path, loaded if the path is new to memory. It may hold nothing.
     pub async fn stream(&self, path: &StreamPath) -> Result<Arc<Stream>, ReadError> {
+        self.stream_for(path, Purpose::State).await
+    }
+
+    /// The same for those who read its data next: if it is loaded and short, all at once.
+    pub async fn stream_to_read(&self, path: &StreamPath) -> Result<Arc<Stream>, ReadError> {
+        self.stream_for(path, Purpose::Read).await
+    }
+
+    async fn stream_for(
+        &self,
+        path: &StreamPath,
+        purpose: Purpose,
+    ) -> Result<Arc<Stream>, ReadError> {
         let stream = self.streams.entry(path, &self.hot);
-        self.load(&stream).await?;
+        self.load(&stream, purpose).await?;
         Ok(stream)
     }
 

@@ -74,10 +74,11 @@ pub enum Look {
 
 /// An answer from the store.
 #[derive(Debug)]
-pub struct Stored {
-    pub answer: Answer,
-    /// All of the answer's bytes, if they were not too many to be read at once.
-    pub runs: Option<Vec<Run>>,
+pub enum Stored<T> {
+    /// What was made of the answer and all of its bytes.
+    Made(T),
+    /// An answer with too many bytes to be read at once.
+    Large(Answer),
 }
 
 impl Log {
@@ -125,46 +126,29 @@ impl Log {
         }))
     }
 
-    /// The answer to a read from `at`, from the store, whole if it has at most `bytes_max` bytes. It
-    /// goes past the memory for segments: who reads so much at once keeps what is made of it.
-    pub async fn stored(
+    /// The answer to a read from `at`, from the store. If it has at most `bytes_max` bytes, they are
+    /// read and something is `make`d of them, where neither holds up anybody. They go past the memory
+    /// for segments: who reads so much at once keeps what is made of it.
+    pub async fn stored<T: Send + 'static>(
         &self,
         stream: &Arc<Stream>,
         view: View,
         at: Position,
         bytes_max: u64,
-    ) -> Result<Stored, ReadError> {
+        make: impl FnOnce(Answer, Vec<Run>) -> T + Send + 'static,
+    ) -> Result<Stored<T>, ReadError> {
         let id = view.meta.id;
-        let stored = self.stored_answer(stream, view, at, bytes_max).await;
-        self.explained(stream, id, at, stored).await
-    }
-
-    async fn stored_answer(
-        &self,
-        stream: &Arc<Stream>,
-        view: View,
-        at: Position,
-        bytes_max: u64,
-    ) -> Result<Stored, ReadError> {
-        let plan_view = view.clone();
-        let (parts, runs) = self
-            .blocking(move |kv: &dyn Kv| {
-                let parts = plan(kv, &plan_view, at)?;
-                let small = parts.last().is_some_and(|part| part.to - at <= bytes_max);
-                let runs = small.then(|| read_whole(kv, &parts, at)).transpose()?;
-                Ok((parts, runs))
-            })
-            .await?;
-        let answer = match &runs {
-            None => self.cold_answer(stream, view, at).await?,
-            Some(runs) => Answer {
-                from: runs.first().map_or(at, |run| run.start),
-                to: runs.last().map_or(at, Run::end),
-                view,
-                body: AnswerBody::Cold(parts),
-            },
+        let whole_view = view.clone();
+        let whole = self.blocking(move |kv: &dyn Kv| {
+            let whole = whole_answer(kv, whole_view, at, bytes_max)?;
+            Ok(whole.map(|(answer, runs)| make(answer, runs)))
+        });
+        let stored = match whole.await {
+            Ok(Some(made)) => Ok(Stored::Made(made)),
+            Ok(None) => self.cold_answer(stream, view, at).await.map(Stored::Large),
+            Err(error) => Err(error),
         };
-        Ok(Stored { answer, runs })
+        self.explained(stream, id, at, stored).await
     }
 
     /// Says of data that is gone whether it was trimmed.
@@ -331,6 +315,27 @@ fn own_part(kv: &dyn Kv, view: &View, at: Position) -> Result<Part, ReadError> {
         to,
         segment: Some(start),
     })
+}
+
+/// The answer to a read from `at` with all its bytes; `None` if they are more than `bytes_max`.
+fn whole_answer(
+    kv: &dyn Kv,
+    view: View,
+    at: Position,
+    bytes_max: u64,
+) -> Result<Option<(Answer, Vec<Run>)>, ReadError> {
+    let parts = plan(kv, &view, at)?;
+    if parts.last().is_none_or(|part| part.to - at > bytes_max) {
+        return Ok(None);
+    }
+    let runs = read_whole(kv, &parts, at)?;
+    let answer = Answer {
+        from: runs.first().map_or(at, |run| run.start),
+        to: runs.last().map_or(at, Run::end),
+        view,
+        body: AnswerBody::Cold(parts),
+    };
+    Ok(Some((answer, runs)))
 }
 
 /// Reads all parts of an answer from `at` on, each as one run.

@@ -3,6 +3,7 @@
 use super::committer::{Committer, QueueLimits};
 use super::keys::{self, Corrupt, Pending};
 use super::kv::{Kv, KvError, Table, Write};
+use super::loader::Loader;
 use super::registry::Registry;
 use super::{Log, Options, segment};
 use crate::clock::Clock;
@@ -58,6 +59,7 @@ impl Log {
         let durability = options.log.durability;
         let committer = Committer::start(kv.clone(), durability, limits, work, metrics.clone())?;
         let log = Self {
+            loader: Loader::new(kv.clone()),
             kv,
             clock,
             metrics,

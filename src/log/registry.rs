@@ -1,9 +1,6 @@
 //! The streams in memory: those in use, and for a while those that were.
 
-use super::kv::{Cached, Kv, Table};
-use super::state::StreamState;
 use super::stream::Stream;
-use super::{Log, ReadError, keys};
 use crate::hub::HotBytes;
 use crate::types::StreamPath;
 use parking_lot::Mutex;
@@ -113,41 +110,5 @@ impl Registry {
 
     pub(super) fn take_touched(&self) -> Vec<Arc<Stream>> {
         std::mem::take(&mut self.touched.lock())
-    }
-}
-
-impl Log {
-    /// Brings the note of a stream into memory, if it has one.
-    async fn load_note(&self, state: &mut StreamState) -> Result<(), ReadError> {
-        if state.meta.note.is_some() {
-            let key = keys::note_key(state.meta.id);
-            let get = move |kv: &dyn Kv| Ok(kv.get(Table::Notes, &key)?);
-            let note = self.blocking(get).await?.ok_or(keys::Corrupt("note"))?;
-            Arc::make_mut(&mut state.meta).note = Some(note.into());
-        }
-        Ok(())
-    }
-
-    /// Loads the state of an entry, once.
-    pub(super) async fn load(&self, stream: &Stream) -> Result<(), ReadError> {
-        let load = || async {
-            let key = stream.path().key().as_bytes();
-            let value = match self.kv.get_cached(Table::Streams, key)? {
-                Cached::Known(value) => value,
-                Cached::NotInMemory => {
-                    let key = key.to_vec();
-                    self.blocking(move |kv: &dyn Kv| Ok(kv.get(Table::Streams, &key)?))
-                        .await?
-                }
-            };
-            let mut state = value.map(|value| keys::read_state(&value)).transpose()?;
-            if let Some(state) = &mut state {
-                self.load_note(state).await?;
-                self.catch_up(state).await?;
-            }
-            stream.load(state);
-            Ok(())
-        };
-        stream.loaded.get_or_try_init(load).await.copied()
     }
 }

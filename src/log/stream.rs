@@ -1,7 +1,7 @@
 //! One stream in memory, while somebody uses it.
 
 use super::state::{ProducerState, StreamState, Unavailable};
-use crate::hub::{HotBytes, Tail, View};
+use crate::hub::{HotBytes, Run, Tail, View};
 use crate::types::{StreamPath, UnixMs};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -48,12 +48,15 @@ impl Stream {
         }
     }
 
-    /// Takes over what was stored.
-    pub(super) fn load(&self, state: Option<StreamState>) {
+    /// Takes over what was stored, with the appends up to the tail if they were read.
+    pub(super) fn load(&self, state: Option<StreamState>, end: Option<Run>) {
+        self.tail.show(state.as_ref().map(view_of), None);
         if let Some(state) = &state {
             self.use_at(state.last_used_ms);
+            if let Some(end) = end {
+                self.tail.remember(state.meta.id, end);
+            }
         }
-        self.tail.show(state.as_ref().map(view_of), None);
         self.tail.wake();
         self.sequenced.lock().state = state;
     }

@@ -211,7 +211,7 @@ impl Recorder {
                 return Ok(Some(opened));
             }
         }
-        let stream = self.log.stream(&wanted.path).await?;
+        let stream = self.log.stream_to_read(&wanted.path).await?;
         let Ok(view) = stream.view(self.clock.now_ms()) else {
             return Ok(None);
         };

@@ -136,15 +136,16 @@ impl Server {
         at: Position,
     ) -> Result<Found, ReadError> {
         let _turn = self.bodies.turn().await;
-        let bytes_max = self.bodies.body_bytes_max();
-        let Stored { answer, runs } = self.log.stored(stream, view, at, bytes_max).await?;
-        let Some(runs) = runs else {
-            return Ok(Found::of_log(answer));
+        let (server, bytes_max) = (self.clone(), self.bodies.body_bytes_max());
+        let make = move |answer: Answer, runs: Vec<Run>| {
+            let kept = server.bodies.make(&answer, &runs);
+            server.made(answer.view, kept)
         };
-        self.encode(answer, runs, |server, answer, runs| {
-            server.bodies.make(answer, runs)
+        let stored = self.log.stored(stream, view, at, bytes_max, make).await?;
+        Ok(match stored {
+            Stored::Made(found) => found,
+            Stored::Large(answer) => Found::of_log(answer),
         })
-        .await
     }
 
     /// The answer that begins with a kept body and goes on with what was appended since; `None` if
@@ -155,52 +156,43 @@ impl Server {
         kept: &Arc<Kept>,
     ) -> Result<Option<Found>, ReadError> {
         let begin = kept.end();
-        let (rest, runs) = match self.log.look(stream, begin)? {
-            Look::Known(mut answer) => match &mut answer.body {
-                AnswerBody::Hot(runs) => {
-                    let runs = std::mem::take(runs);
-                    (answer, runs)
-                }
-                AnswerBody::Cold(_) => return Ok(None),
-            },
+        let (server, kept) = (self.clone(), kept.clone());
+        let extend = move |rest: Answer, runs: Vec<Run>| server.extended(&kept, rest, &runs);
+        match self.log.look(stream, begin)? {
+            Look::Known(mut rest) => {
+                let AnswerBody::Hot(runs) = &mut rest.body else {
+                    return Ok(None);
+                };
+                let runs = std::mem::take(runs);
+                // A long body takes a while.
+                tokio::task::spawn_blocking(move || extend(rest, runs))
+                    .await
+                    .map_err(|_| ReadError::Store(KvError("a body was cut off".into())))
+            }
             Look::Stored(view) => {
                 let bytes_max = self.bodies.body_bytes_max();
-                match self.log.stored(stream, view, begin, bytes_max).await? {
-                    Stored {
-                        answer,
-                        runs: Some(runs),
-                    } => (answer, runs),
-                    Stored { runs: None, .. } => return Ok(None),
-                }
+                let stored = self.log.stored(stream, view, begin, bytes_max, extend);
+                Ok(match stored.await? {
+                    Stored::Made(found) => found,
+                    Stored::Large(_) => None,
+                })
             }
-        };
-        let joins = rest.from == begin && rest.up_to_date() && kept.is_prefix(&rest.view);
-        if !joins || rest.view.meta.id != kept.id() {
-            return Ok(None);
         }
-        let answer = kept.extended(rest.view);
-        let kept = kept.clone();
-        let extend = move |server: &Self, answer: &Answer, runs: &[Run]| {
-            server.bodies.extend(&kept, answer, runs)
-        };
-        self.encode(answer, runs, extend).await.map(Some)
     }
 
-    /// Makes a body of what was read, where that holds up nobody.
-    async fn encode(
-        self: &Arc<Self>,
-        answer: Answer,
-        runs: Vec<Run>,
-        make: impl FnOnce(&Self, &Answer, &[Run]) -> Kept + Send + 'static,
-    ) -> Result<Found, ReadError> {
-        let server = self.clone();
-        let encode = move || {
-            let kept = Arc::new(make(&server, &answer, &runs));
-            Found::made(answer.view, kept)
-        };
+    /// The answer of a kept body and of the rest, if they join each other.
+    fn extended(&self, kept: &Kept, rest: Answer, runs: &[Run]) -> Option<Found> {
+        let joins = rest.from == kept.end() && rest.up_to_date() && kept.is_prefix(&rest.view);
+        if !joins || rest.view.meta.id != kept.id() {
+            return None;
+        }
+        let answer = kept.extended(rest.view);
+        let kept = self.bodies.extend(kept, &answer, runs);
+        Some(self.made(answer.view, kept))
+    }
+
+    fn made(&self, view: View, kept: Kept) -> Found {
         self.metrics.kept_answers.made.inc();
-        tokio::task::spawn_blocking(encode)
-            .await
-            .map_err(|_| ReadError::Store(KvError("a body was cut off".into())))
+        Found::made(view, Arc::new(kept))
     }
 }

@@ -34,7 +34,7 @@ impl Server {
         &self,
         target: &Target<'_>,
     ) -> Result<(Arc<Stream>, View), ServeError> {
-        let stream = self.log.stream(&target.path).await?;
+        let stream = self.log.stream_to_read(&target.path).await?;
         let now_ms = self.clock.now_ms();
         let view = stream.view(now_ms)?;
         self.log.touch_seen(&stream, &view, now_ms);

@@ -158,15 +158,17 @@ pub(super) fn measure_streams(setup: &Setup, kind: Kind, sizes: &Sizes) -> io::R
             body: beginning,
         };
         creates.run(&server)?.complete()?;
-        created = count;
         let what = format!("{count} streams");
-        let target = |number: usize| name(number % count);
-        let expected = |number: usize| beginning(number % count);
+        // Earlier ones have become longer.
+        let new = |number: usize| created + number % (count - created);
+        let target = |number: usize| name(new(number));
+        let expected = |number: usize| beginning(new(number));
         figures.extend(Reads::of(&target, &expected).costs(&server, sizes, &what)?);
         let stream = |number: usize| number % count;
         let mut appends = Appends::of_stage(stage, &stream, &name);
         figures.extend(appends.costs(&server, sizes, &what)?);
         appends.verify(&server, "-1")?;
+        created = count;
     }
     Ok(figures)
 }

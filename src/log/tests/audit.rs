@@ -3,8 +3,8 @@
 use crate::frame::Frames;
 use crate::log::keys::{self, Pending, SegmentHeader, TimerKind};
 use crate::log::kv::{Entry, Kv, Table};
+use crate::log::load::{Purpose, read_open};
 use crate::log::pack::RECORD_BYTES_LARGE;
-use crate::log::row::read_behind;
 use crate::log::state::StreamState;
 use crate::types::{Position, StreamId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -231,7 +231,7 @@ fn appends_of(frames: &[u8]) -> usize {
 /// A state with the appends that its row does not tell.
 fn state_of(kv: &dyn Kv, row: &[u8]) -> StreamState {
     let mut state = keys::read_state(row).unwrap();
-    read_behind(kv, &mut state).unwrap();
+    read_open(kv, &mut state, Purpose::State, 0).unwrap();
     state
 }
 

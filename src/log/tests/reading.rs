@@ -2,11 +2,11 @@
 
 use super::model::{Model, Stored};
 use super::requests::Paths;
-use super::world::World;
+use super::world::{World, path_of};
 use crate::frame::Frames;
 use crate::hub::Run;
 use crate::log::state::Unavailable;
-use crate::log::{Answer, AnswerBody, Look, ReadError};
+use crate::log::{Answer, AnswerBody, Look, ReadError, Stored as FromStore};
 use crate::types::Position;
 
 /// What one answer held.
@@ -36,7 +36,7 @@ impl World {
 
     /// One answer from `at`, read whole.
     pub(super) async fn read(&self, path: usize, at: Position) -> Result<Read, ReadError> {
-        let stream = self.stream(path).await;
+        let stream = self.log().stream_to_read(&path_of(path)).await?;
         let answer = self.log().answer(&stream, at).await?;
         let runs = self.runs(&answer).await?;
         Ok(read_of(&answer, &runs))
@@ -48,9 +48,12 @@ impl World {
         let Look::Stored(view) = self.log().look(&stream, at).unwrap() else {
             return None;
         };
-        let stored = self.log().stored(&stream, view, at, u64::MAX);
-        let stored = stored.await.unwrap();
-        Some(read_of(&stored.answer, &stored.runs.unwrap()))
+        let make = |answer: Answer, runs: Vec<Run>| read_of(&answer, &runs);
+        let stored = self.log().stored(&stream, view, at, u64::MAX, make);
+        match stored.await.unwrap() {
+            FromStore::Made(read) => Some(read),
+            FromStore::Large(answer) => panic!("{answer:?} was not read whole"),
+        }
     }
 
     async fn runs(&self, answer: &Answer) -> Result<Vec<Run>, ReadError> {

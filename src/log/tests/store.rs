@@ -15,7 +15,7 @@ type Entries = BTreeMap<(Table, Bytes), Bytes>;
 /// What a write to [`MemoryStore`] reaches depends on what happens next: a sync makes it last, a
 /// crash keeps all synced batches and any number of those that follow them.
 #[derive(Default)]
-pub(super) struct MemoryStore {
+pub(in crate::log) struct MemoryStore {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -77,7 +77,7 @@ impl Countdown {
 }
 
 impl MemoryStore {
-    pub(super) fn new() -> Arc<Self> {
+    pub(in crate::log) fn new() -> Arc<Self> {
         Arc::default()
     }
 
