@@ -14,7 +14,7 @@ use super::cache::{Fetch, Fetched, Pull};
 use super::origins::Origin;
 use super::route::Route;
 use crate::observe::metrics::{EdgeMetrics, OriginRequest, UpstreamFailure};
-use crate::upstream::{Exchange, ExchangeError, Picked};
+use crate::upstream::{Exchange, Picked};
 
 /// The longest wait for the head of an answer where the route has no timeout.
 const HEAD_WAIT_MAX: Duration = Duration::from_hours(1);
@@ -140,8 +140,7 @@ impl OriginRead {
             upstreams.metrics.failed(error.failure());
             let upstream = picked.authority();
             tracing::debug!(upstream, cause = %error.cause(), "an origin failed");
-            let unsent = matches!(error, ExchangeError::Connect(_) | ExchangeError::Tls(_));
-            if !unsent || tried.len() >= upstreams.retries {
+            if !error.is_unsent() || tried.len() >= upstreams.retries {
                 return Err(error.failure());
             }
             picked.avoid();

@@ -11,7 +11,7 @@ use crate::observe::access::{Access, Finished};
 use crate::observe::metrics::{Mode as ModeLabel, UpstreamFailure};
 use crate::recorder::Response;
 use crate::serve::ServeError;
-use crate::upstream::{ClientFacts, Exchange, ExchangeError, Picked};
+use crate::upstream::{ClientFacts, Exchange, Picked};
 use crate::waits::in_time;
 use bytes::Bytes;
 use http::{StatusCode, header};
@@ -115,8 +115,7 @@ impl Forwarder {
             metrics.failed(error.failure());
             let upstream = picked.authority();
             tracing::warn!(upstream, cause = %error.cause(), "an upstream failed");
-            let unsent = matches!(error, ExchangeError::Connect(_) | ExchangeError::Tls(_));
-            if !unsent || tried.len() >= upstreams.retries {
+            if !error.is_unsent() || tried.len() >= upstreams.retries {
                 return Err(ServeError::Upstream(error.failure()));
             }
             picked.avoid();

@@ -50,18 +50,22 @@ pub enum ExchangeError {
 }
 
 impl ExchangeError {
+    /// Whether the upstream got nothing of the request.
+    pub fn is_unsent(&self) -> bool {
+        matches!(self, Self::Connect(_) | Self::Tls(_))
+    }
+
     /// Whether a request of this method may be sent again, by an exchange that came to nothing: the
     /// upstream cannot have had it, or having it twice changes nothing. After a timeout it may not, as
     /// that would take as long again.
     pub fn may_repeat(&self, method: &Method) -> bool {
         match self {
-            Self::Connect(_) | Self::Tls(_) => true,
             Self::Broken(error) => {
                 // Refused by the upstream before it looked at it.
                 let refused = matches!(error.retry, RetryType::Decided(true));
                 refused || method.is_idempotent()
             }
-            Self::Timeout(_) | Self::Protocol(_) => false,
+            _ => self.is_unsent(),
         }
     }
 
