@@ -76,8 +76,10 @@ const programs = {
       ['.host = "127.0.0.1"', `.host = "${hostname}"`],
       ['.port = "4437"', `.port = "${originPort}"`],
     ]))
+    // Clients drop idle connections before that, however late their timers fire: else they send a
+    // request on one that is being closed.
     const args = ["-F", "-j", "none", "-n", path.join(dir, "work"), "-a", `127.0.0.1:${port}`,
-      "-f", file, "-s", "malloc,512m"]
+      "-f", file, "-s", "malloc,512m", "-p", "timeout_idle=60"]
     const stop = await launch("varnishd", args, port, dir)
     const purge = async (tag) => {
       const response = await fetch(`http://127.0.0.1:${port}/`, { method: "PURGE", headers: { "cache-tag": tag } })
