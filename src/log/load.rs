@@ -107,14 +107,12 @@ pub(super) fn read(
 /// The end of a closed stream, if it is short. Who asks for it is told why it cannot be read.
 fn read_closed(kv: &dyn Kv, state: &StreamState) -> Option<Run> {
     let (id, tail) = (state.meta.id, state.tail);
-    let begin = if state.sealed < tail {
-        state.sealed
-    } else {
-        state.last_seal
-    };
+    let open = state.sealed < tail;
+    let begin = if open { state.sealed } else { state.last_seal };
     if begin == tail || tail - begin > END_BYTES_MAX {
-        None
-    } else if state.sealed < tail {
+        return None;
+    }
+    if open {
         segment::records(kv, id, begin, tail, u64::MAX).ok()?
     } else {
         Some(segment::read(kv, id, begin).ok()?.run)

@@ -5,7 +5,7 @@
 //! them wait, more are added.
 
 use super::ReadError;
-use super::kv::{Kv, KvError};
+use super::kv::Kv;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -61,8 +61,7 @@ impl Loader {
             // Who asked may have left.
             load: Box::new(move |kv| drop(done.send(load(kv)))),
         });
-        let cut_off = |_| ReadError::Store(KvError("a read was cut off".into()));
-        loaded.await.map_err(cut_off)?
+        loaded.await.map_err(|_| ReadError::cut_off())?
     }
 
     fn push(self: &Arc<Self>, waiting: Waiting) {

@@ -87,6 +87,13 @@ pub enum ReadError {
     Trimmed { earliest: Position },
 }
 
+impl ReadError {
+    /// Of a read whose thread ended before it.
+    fn cut_off() -> Self {
+        Self::Store(KvError("a read was cut off".into()))
+    }
+}
+
 /// Figures of the log for the metrics.
 #[derive(Clone, Copy, Debug)]
 pub struct LogFigures {
@@ -197,7 +204,7 @@ impl Log {
         let kv = self.kv.clone();
         tokio::task::spawn_blocking(move || call(&*kv))
             .await
-            .map_err(|_| ReadError::Store(KvError("a read was cut off".into())))?
+            .map_err(|_| ReadError::cut_off())?
     }
 }
 
