@@ -2,6 +2,7 @@
 //! pace of all. A disk and a processor that have been idle take longer than those that are kept busy,
 //! and what comes beside others waits for their sync first.
 
+use crate::pacer::Pacer;
 use headwater::clock::SystemClock;
 use headwater::config::LogConfig;
 use headwater::frame;
@@ -16,8 +17,8 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc::{Receiver, channel};
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, sleep};
 
 const WRITES: usize = 251;
 const TEXT: &str = "text/plain";
@@ -44,6 +45,7 @@ pub(crate) async fn to_the_log(
     dir: &Path,
     streams: usize,
     pause: Duration,
+    pacer: &Pacer,
 ) -> io::Result<Duration> {
     let dir = tempfile::tempdir_in(dir)?;
     let config = LogConfig::default();
@@ -51,7 +53,13 @@ pub(crate) async fn to_the_log(
     let mut writers = JoinSet::new();
     for number in 0..streams {
         let log = log.clone();
-        writers.spawn(async move { append(&log, number, pause).await });
+        let (tick, ticks) = channel(1);
+        pacer.pace(pause, move || {
+            // An append that takes longer than this delays those behind it.
+            let _ = tick.try_send(());
+            !tick.is_closed()
+        });
+        writers.spawn(async move { append(&log, number, ticks).await });
     }
     let mut all = Vec::new();
     while let Some(times) = writers.join_next().await {
@@ -76,19 +84,15 @@ fn open(dir: &Path, config: &LogConfig) -> Result<Arc<Log>, Box<dyn Error + Send
 async fn append(
     log: &Log,
     number: usize,
-    pause: Duration,
+    mut ticks: Receiver<()>,
 ) -> Result<Vec<Duration>, Box<dyn Error + Send + Sync>> {
     let path = StreamPath::new("bench", &number.to_string());
     let stream = log.stream(&path).await?;
     create(log, &stream).await?;
-    // Answers that begin together do not stream in step.
-    sleep(pause.mul_f64(rand::random())).await;
     let frames = frame::encode([&EVENT[..]].into_iter());
-    let mut ticks = interval(pause);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut times = Vec::new();
     for _ in 0..WRITES {
-        ticks.tick().await;
+        ticks.recv().await;
         let begun = Instant::now();
         let request = AppendRequest {
             id: None,

@@ -7,6 +7,7 @@
 
 mod client;
 mod durable;
+mod pacer;
 #[path = "../compare/process.rs"]
 mod process;
 mod report;
@@ -19,6 +20,7 @@ mod ways;
 
 use clap::Parser;
 use client::Load;
+use pacer::Pacer;
 use report::{DurableWrite, Measured, Report};
 use std::io;
 use std::path::PathBuf;
@@ -87,7 +89,8 @@ fn main() -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let upstream = runtime.block_on(upstream::start())?;
+    let pacer = Pacer::start()?;
+    let upstream = runtime.block_on(async { upstream::start(&pacer) })?;
     let kinds = if args.only.is_empty() {
         Kind::ALL.to_vec()
     } else {
@@ -110,7 +113,12 @@ fn main() -> io::Result<()> {
             let (write, _) = stolen::least(args.stolen_max, || {
                 Ok(DurableWrite {
                     file: durable::to_a_file(&args.scratch, pause)?,
-                    log: runtime.block_on(durable::to_the_log(&args.scratch, streams, pause))?,
+                    log: runtime.block_on(durable::to_the_log(
+                        &args.scratch,
+                        streams,
+                        pause,
+                        &pacer,
+                    ))?,
                 })
             })?;
             report.add_write(streams, write);

@@ -1,12 +1,13 @@
 //! An upstream that streams tokens as a model does, each with the time at which it was written.
 
-use std::io;
+use crate::pacer::Pacer;
+use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{MissedTickBehavior, interval_at, sleep};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::oneshot;
 
 /// The clock that tokens carry: nanoseconds since this.
 static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -19,37 +20,75 @@ pub(crate) fn now_ns() -> u64 {
 const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\
     cache-control: no-cache\r\ntransfer-encoding: chunked\r\n\r\n";
 
-/// Starts the upstream.
-pub(crate) async fn start() -> io::Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+/// All answers may be asked for at once.
+const BACKLOG: u32 = 4096;
+
+/// Starts the upstream, on the runtime of the caller.
+pub(crate) fn start(pacer: &Pacer) -> io::Result<SocketAddr> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
+    let listener = socket.listen(BACKLOG)?;
     let address = listener.local_addr()?;
+    let pacer = pacer.clone();
     tokio::spawn(async move {
         while let Ok((connection, _)) = listener.accept().await {
+            let pacer = pacer.clone();
             // One that leaves is counted by the client.
-            tokio::spawn(async move { serve(connection).await });
+            tokio::spawn(async move { serve(connection, &pacer).await });
         }
     });
     Ok(address)
 }
 
-async fn serve(mut connection: TcpStream) -> io::Result<()> {
+async fn serve(mut connection: TcpStream, pacer: &Pacer) -> io::Result<()> {
     connection.set_nodelay(true)?;
     while let Some((tokens, rate)) = read_request(&mut connection).await? {
         connection.write_all(HEAD).await?;
-        let every = Duration::from_secs(1) / rate as u32;
-        // Answers that begin together do not stream in step.
-        sleep(every.mul_f64(rand::random())).await;
-        let mut ticks = interval_at(tokio::time::Instant::now(), every);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-        for token in 0..tokens {
-            ticks.tick().await;
-            let event = format!("data: {:016} {token:08} token\n\n", now_ns());
-            let chunk = format!("{:x}\r\n{event}\r\n", event.len());
-            connection.write_all(chunk.as_bytes()).await?;
-        }
-        connection.write_all(b"0\r\n\r\n").await?;
+        let answer = Answer {
+            connection: connection.into_std()?,
+            written: 0,
+            tokens,
+        };
+        connection = TcpStream::from_std(answer.stream(rate, pacer).await?)?;
     }
     Ok(())
+}
+
+/// An answer whose head is written.
+struct Answer {
+    connection: std::net::TcpStream,
+    written: u64,
+    tokens: u64,
+}
+
+impl Answer {
+    /// Writes all tokens and the end, and returns the connection.
+    async fn stream(mut self, rate: u64, pacer: &Pacer) -> io::Result<std::net::TcpStream> {
+        let (end, ended) = oneshot::channel();
+        let mut end = Some((end, self.connection.try_clone()?));
+        pacer.pace(Duration::from_secs(1) / rate as u32, move || {
+            let written = self.write_next();
+            let goes_on = matches!(written, Ok(true));
+            if !goes_on && let Some((end, connection)) = end.take() {
+                let _ = end.send(written.map(|_| connection));
+            }
+            goes_on
+        });
+        ended.await.map_err(io::Error::other)?
+    }
+
+    /// Writes the next token, or the end behind the last one. Whether there is more.
+    fn write_next(&mut self) -> io::Result<bool> {
+        if self.written == self.tokens {
+            self.connection.write_all(b"0\r\n\r\n")?;
+            return Ok(false);
+        }
+        let event = format!("data: {:016} {:08} token\n\n", now_ns(), self.written);
+        let chunk = format!("{:x}\r\n{event}\r\n", event.len());
+        self.connection.write_all(chunk.as_bytes())?;
+        self.written += 1;
+        Ok(true)
+    }
 }
 
 /// The numbers of tokens, and of tokens a second, that a request asks for in its path; `None` at the
