@@ -80,7 +80,7 @@ impl Rocks {
     pub fn prepare_log(&self, config: &LogConfig) -> Result<(), KvError> {
         let meta = self.family(Table::Meta)?;
         let zeros = vec![0; WAL_FILL_BYTES];
-        let pieces = config.memtable_bytes.min(WAL_FILE_BYTES_MAX) / WAL_FILL_BYTES as u64;
+        let pieces = prepared_bytes(config) / WAL_FILL_BYTES as u64;
         for _ in 0..WAL_FILES_KEPT {
             for _ in 0..pieces {
                 self.db.put_cf(meta, WAL_FILL_KEY, &zeros)?;
@@ -133,6 +133,13 @@ impl Rocks {
             },
         }
     }
+}
+
+/// How much of each file of the write-ahead log is written beforehand. RocksDB begins another file
+/// when the memtable is seven eighths full: what was meant for one would be in two, and the second
+/// hold next to nothing.
+fn prepared_bytes(config: &LogConfig) -> u64 {
+    config.memtable_bytes.min(WAL_FILE_BYTES_MAX) / 4 * 3
 }
 
 fn database_options(config: &LogConfig) -> Options {
@@ -312,6 +319,37 @@ impl From<rocksdb::Error> for KvError {
 mod tests {
     use super::*;
     use bytes::Bytes;
+    use std::time::Duration;
+
+    /// A file that grows is noted by the file system with each sync.
+    #[test]
+    fn the_log_is_written_where_it_was_written_before() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let config = LogConfig::default();
+        let rocks = Rocks::open(dir.path(), &config).unwrap();
+        rocks.prepare_log(&config).unwrap();
+        let prepared = prepared_bytes(&config);
+        assert!(wal_bytes(dir.path()) >= prepared);
+        let value = Bytes::from(vec![0; WAL_FILL_BYTES]);
+        for number in 0..3 * prepared / WAL_FILL_BYTES as u64 {
+            // A file is used again once the memtable is a file that it was written for.
+            while rocks.is_behind() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let key = Bytes::copy_from_slice(&number.to_be_bytes());
+            let put = Write::Put(Table::Records, key, value.clone());
+            rocks.write(&[put]).unwrap();
+            assert!(wal_bytes(dir.path()) >= prepared, "{number}");
+        }
+    }
+
+    /// The length of the file of the write-ahead log that was begun last.
+    fn wal_bytes(dir: &Path) -> u64 {
+        let files = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
+        let logs = files.filter(|file| file.path().extension().is_some_and(|name| name == "log"));
+        let last = logs.max_by_key(std::fs::DirEntry::file_name).unwrap();
+        last.metadata().unwrap().len()
+    }
 
     /// RocksDB says nothing where it does not know a figure's name.
     #[test]
