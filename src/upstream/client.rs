@@ -212,6 +212,7 @@ impl Exchange {
         let Some(body) = &mut self.body else {
             return Ok(None);
         };
+        // What ends a body is kept in boxes: this is waited for again with each piece.
         loop {
             match body.session.read_response_body().await {
                 Ok(Some(piece)) if piece.is_empty() => {}
@@ -225,13 +226,13 @@ impl Exchange {
         }
         if let HttpSession::H2(session) = &mut body.session {
             // The end may be one of trailers, or a reset.
-            if let Err(error) = session.read_trailers().await {
+            if let Err(error) = Box::pin(session.read_trailers()).await {
                 self.body = None;
                 return Err(error.into());
             }
         }
         if let Some(body) = self.body.take() {
-            body.release().await;
+            Box::pin(body.release()).await;
         }
         Ok(None)
     }
