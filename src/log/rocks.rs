@@ -137,7 +137,7 @@ impl Rocks {
 
 /// How much of each file of the write-ahead log is written beforehand. RocksDB begins another file
 /// when the memtable is seven eighths full: what was meant for one would be in two, and the second
-/// hold next to nothing.
+/// be short.
 fn prepared_bytes(config: &LogConfig) -> u64 {
     config.memtable_bytes.min(WAL_FILE_BYTES_MAX) / 4 * 3
 }
@@ -332,7 +332,7 @@ mod tests {
         assert!(wal_bytes(dir.path()) >= prepared);
         let value = Bytes::from(vec![0; WAL_FILL_BYTES]);
         for number in 0..3 * prepared / WAL_FILL_BYTES as u64 {
-            // A file is used again once the memtable is a file that it was written for.
+            // A file is used again once what it holds has been flushed.
             while rocks.is_behind() {
                 std::thread::sleep(Duration::from_millis(1));
             }
