@@ -18,7 +18,7 @@ use crate::types::{Outcome, Position, StreamEnd, StreamMeta};
 use crate::waits::{Alarm, Seldom};
 use bytes::Bytes;
 use std::future::{Future, pending};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -147,13 +147,15 @@ impl<'a> Pump<'a> {
         loop {
             let room = self.splitter.pending_bytes() < PENDING_BYTES_MAX;
             let awaited = self.splitter.pending_bytes() > 0;
+            // It is large, and would be copied into the other futures.
+            let mut next = pin!(body.next());
             tokio::select! {
                 biased;
                 durable = append(&mut self.append, awaited) => {
                     self.appended(durable)?;
                 }
                 end = ended.end() => return Ok(end),
-                chunk = body.next(), if room => {
+                chunk = &mut next, if room => {
                     heard = Instant::now();
                     match chunk {
                         Ok(Some(chunk)) if self.exceeds(&chunk) => return Ok(failed("too_large")),
