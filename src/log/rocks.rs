@@ -35,6 +35,10 @@ const WAL_FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// In small pieces: the file system keeps a file in memory in pieces of the size of its writes, and
 /// counts the whole piece as written whenever a part of it is.
 const WAL_FILL_BYTES: usize = 8 * 1024;
+/// What RocksDB puts before the writes of a batch: its sequence number, and how many there are.
+const BATCH_HEAD_BYTES: usize = 12;
+/// What it puts before the bytes of a write, at the most: a tag, the table, and two lengths.
+const WRITE_BYTES_MAX: usize = 16;
 /// A key of no meaning, which is removed at once.
 const WAL_FILL_KEY: &[u8] = b"fill";
 /// A record mostly lies behind the last one of its stream, which begins the same. The memtable keeps
@@ -97,6 +101,20 @@ impl Rocks {
             .ok_or_else(|| KvError(format!("the table {} is missing", table.name())))
     }
 
+    fn batch(&self, writes: &[Write]) -> Result<WriteBatch, KvError> {
+        let mut batch = WriteBatch::with_capacity_bytes(batch_bytes(writes));
+        for write in writes {
+            match write {
+                Write::Put(table, key, value) => batch.put_cf(self.family(*table)?, key, value),
+                Write::Delete(table, key) => batch.delete_cf(self.family(*table)?, key),
+                Write::DeleteRange(table, from, to) => {
+                    batch.delete_range_cf(self.family(*table)?, from, to);
+                }
+            }
+        }
+        Ok(batch)
+    }
+
     /// A figure of each table.
     fn of_tables<'a>(&'a self, name: &'a str) -> impl Iterator<Item = u64> + 'a {
         Table::ALL.into_iter().filter_map(move |table| {
@@ -140,6 +158,19 @@ impl Rocks {
 /// be short.
 fn prepared_bytes(config: &LogConfig) -> u64 {
     config.memtable_bytes.min(WAL_FILE_BYTES_MAX) / 4 * 3
+}
+
+/// At least as many bytes as a batch of these writes takes, so that it need not grow.
+fn batch_bytes(writes: &[Write]) -> usize {
+    let bytes = writes.iter().map(|write| {
+        WRITE_BYTES_MAX
+            + match write {
+                Write::Put(_, key, value) => key.len() + value.len(),
+                Write::Delete(_, key) => key.len(),
+                Write::DeleteRange(_, from, to) => from.len() + to.len(),
+            }
+    });
+    BATCH_HEAD_BYTES + bytes.sum::<usize>()
 }
 
 fn database_options(config: &LogConfig) -> Options {
@@ -253,16 +284,7 @@ impl Kv for Rocks {
     }
 
     fn write(&self, writes: &[Write]) -> Result<(), KvError> {
-        let mut batch = WriteBatch::default();
-        for write in writes {
-            match write {
-                Write::Put(table, key, value) => batch.put_cf(self.family(*table)?, key, value),
-                Write::Delete(table, key) => batch.delete_cf(self.family(*table)?, key),
-                Write::DeleteRange(table, from, to) => {
-                    batch.delete_range_cf(self.family(*table)?, from, to);
-                }
-            }
-        }
+        let batch = self.batch(writes)?;
         Ok(self.db.write_opt(batch, &self.writes)?)
     }
 
@@ -340,6 +362,25 @@ mod tests {
             let put = Write::Put(Table::Records, key, value.clone());
             rocks.write(&[put]).unwrap();
             assert!(wal_bytes(dir.path()) >= prepared, "{number}");
+        }
+    }
+
+    #[test]
+    fn a_batch_has_room_for_its_writes() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let rocks = Rocks::open(dir.path(), &LogConfig::default()).unwrap();
+        let of = |length| Bytes::from(vec![7; length]);
+        for length in [0, 1, 127, 128, 20_000, 1 << 22] {
+            let writes = Table::ALL.map(|table| {
+                [
+                    Write::Put(table, of(length), of(length)),
+                    Write::Delete(table, of(length)),
+                    Write::DeleteRange(table, of(length), of(length + 1)),
+                ]
+            });
+            let writes = writes.as_flattened();
+            let batch = rocks.batch(writes).unwrap();
+            assert!(batch.size_in_bytes() <= batch_bytes(writes), "{length}");
         }
     }
 
