@@ -103,7 +103,9 @@ pub(super) fn writes_of<'a>(
 }
 
 /// The records of what is appended.
-fn records_of<'a>(changes: impl Iterator<Item = &'a Change>) -> Vec<Write> {
+fn records_of<'a>(changes: impl Iterator<Item = &'a Change> + Clone) -> Vec<Write> {
+    // What is alone, as most is where little goes on, is joined with nothing.
+    let alone = changes.clone().nth(1).is_none();
     let mut records: Vec<Record<'a>> = Vec::new();
     // Where the last record of a stream is that may grow.
     let mut growing: HashMap<StreamId, usize> = HashMap::new();
@@ -114,7 +116,9 @@ fn records_of<'a>(changes: impl Iterator<Item = &'a Change>) -> Vec<Write> {
             match growing.get(&id) {
                 Some(&last) if records[last].may_take(run) => records[last].take(run),
                 _ => {
-                    growing.insert(id, records.len());
+                    if !alone {
+                        growing.insert(id, records.len());
+                    }
                     records.push(Record::new(id, run));
                 }
             }
