@@ -21,6 +21,10 @@ const COPIED_BYTES_MAX: usize = 4096;
 const HEAD_BYTES: usize = 512;
 /// The most that is read of what a client sends ahead while it waits for an answer.
 pub(super) const AHEAD_BYTES_MAX: usize = 1024;
+const LINE_END: &[u8] = b"\r\n";
+/// Room for the line that goes before a chunk.
+const SIZE_LINE_BYTES: usize = usize::BITS as usize / 4 + LINE_END.len();
+const HEX_DIGITS: &[u8; 16] = b"0123456789abcdef";
 /// The last chunk of a body.
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
@@ -144,9 +148,10 @@ pub(super) async fn write_chunk(stream: &mut Stream, bytes: &Bytes) -> io::Resul
     if bytes.len() <= COPIED_BYTES_MAX {
         stream.write_all(&chunk(bytes)).await?;
     } else {
-        let size = size_line(bytes);
-        let framed = Buf::chain(size.as_bytes(), &bytes[..]);
-        let mut chunk = Buf::chain(framed, &b"\r\n"[..]);
+        let mut size = BytesMut::with_capacity(SIZE_LINE_BYTES);
+        put_size_line(&mut size, bytes.len());
+        let framed = Buf::chain(size, &bytes[..]);
+        let mut chunk = Buf::chain(framed, LINE_END);
         stream.write_all_buf(&mut chunk).await?;
     }
     stream.flush().await
@@ -154,16 +159,20 @@ pub(super) async fn write_chunk(stream: &mut Stream, bytes: &Bytes) -> io::Resul
 
 /// One chunk of a body, as it goes over a connection.
 pub(super) fn chunk(bytes: &Bytes) -> Bytes {
-    let size = size_line(bytes);
-    let mut chunk = BytesMut::with_capacity(size.len() + bytes.len() + 2);
-    chunk.put_slice(size.as_bytes());
+    let mut chunk = BytesMut::with_capacity(SIZE_LINE_BYTES + bytes.len() + LINE_END.len());
+    put_size_line(&mut chunk, bytes.len());
     chunk.put_slice(bytes);
-    chunk.put_slice(b"\r\n");
+    chunk.put_slice(LINE_END);
     chunk.freeze()
 }
 
-fn size_line(bytes: &Bytes) -> String {
-    format!("{:x}\r\n", bytes.len())
+/// Puts the line that goes before a chunk. `write!` would cost as much as all else of a small one.
+fn put_size_line(text: &mut BytesMut, chunk_bytes: usize) {
+    let digits = (usize::BITS - chunk_bytes.leading_zeros()).div_ceil(4);
+    for digit in (0..digits.max(1)).rev() {
+        text.put_u8(HEX_DIGITS[(chunk_bytes >> (4 * digit)) & 0xf]);
+    }
+    text.put_slice(LINE_END);
 }
 
 /// Writes the end of a body that was written in chunks.
@@ -181,4 +190,24 @@ pub(super) async fn left(stream: &mut Stream, ahead: &mut BytesMut) {
         }
     }
     pending::<()>().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_says_how_long_it_is() {
+        for length in [
+            0, 1, 9, 10, 15, 16, 255, 256, 4095, 4096, 0x1_0000, 0xabc_def0,
+        ] {
+            let mut text = BytesMut::new();
+            put_size_line(&mut text, length);
+            assert_eq!(text, format!("{length:x}\r\n"));
+        }
+        assert_eq!(
+            chunk(&Bytes::from_static(b"sixteen letters!")),
+            "10\r\nsixteen letters!\r\n"
+        );
+    }
 }
