@@ -1,6 +1,6 @@
-//! What one durable write takes by itself: to a file at the pace of one answer, and to the log at the
-//! pace of all. A disk and a processor that have been idle take longer than those that are kept busy,
-//! and what comes beside others waits for their sync first.
+//! What one durable write takes: to a file at the pace of one answer, and to the log at the pace of
+//! all. A disk and a processor that have been idle take longer than those that are kept busy, and what
+//! comes beside others waits for their sync first.
 
 use crate::pacer::Pacer;
 use headwater::clock::SystemClock;
@@ -25,11 +25,11 @@ const TEXT: &str = "text/plain";
 /// As long as an event of the upstream.
 const EVENT: [u8; 39] = [b'x'; 39];
 
-/// The median time of a write to a file and its sync.
-pub(crate) fn to_a_file(dir: &Path, pause: Duration) -> io::Result<Duration> {
+/// The median time of so many writes to a file, each with a sync.
+pub(crate) fn to_a_file(dir: &Path, pause: Duration, writes: u64) -> io::Result<Duration> {
     let mut file = tempfile::tempfile_in(dir)?;
     let mut times = Vec::new();
-    for _ in 0..WRITES {
+    for _ in 0..writes {
         std::thread::sleep(pause);
         let begun = Instant::now();
         file.write_all(&[0; 256])?;

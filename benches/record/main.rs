@@ -23,8 +23,10 @@ use client::Load;
 use pacer::Pacer;
 use report::{DurableWrite, Measured, Report};
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+use tokio::runtime::Runtime;
 use ways::{Kind, Way};
 
 /// Measures what recording costs each token.
@@ -77,6 +79,11 @@ impl Args {
             rate: self.rate,
         }
     }
+
+    /// Between two tokens of an answer.
+    fn pause(&self) -> Duration {
+        Duration::from_secs(1) / self.rate as u32
+    }
 }
 
 /// How long an answer is read before each measurement.
@@ -96,7 +103,6 @@ fn main() -> io::Result<()> {
     } else {
         args.only.clone()
     };
-    let pause = Duration::from_secs(1) / args.rate as u32;
     let mut report = Report::default();
     for &streams in &args.streams {
         for round in 0..args.rounds {
@@ -112,11 +118,11 @@ fn main() -> io::Result<()> {
             // In each round, because a disk that others use is not as quick at all times.
             let (write, _) = stolen::least(args.stolen_max, || {
                 Ok(DurableWrite {
-                    file: durable::to_a_file(&args.scratch, pause)?,
+                    file: write_beside(&args, &runtime, upstream, streams)?,
                     log: runtime.block_on(durable::to_the_log(
                         &args.scratch,
                         streams,
-                        pause,
+                        args.pause(),
                         &pacer,
                     ))?,
                 })
@@ -126,6 +132,24 @@ fn main() -> io::Result<()> {
     }
     report.print();
     Ok(())
+}
+
+/// What a durable write to a file takes, for each token of one answer more, where nginx passes the
+/// others on: under the load under which what nginx takes is measured.
+fn write_beside(
+    args: &Args,
+    runtime: &Runtime,
+    upstream: SocketAddr,
+    streams: usize,
+) -> io::Result<Duration> {
+    let way = Way::start(Kind::Nginx, &args.headwater, &args.scratch, upstream)?;
+    let load = args.load(&way, streams);
+    std::thread::scope(|threads| {
+        let writes = threads.spawn(|| durable::to_a_file(&args.scratch, args.pause(), load.tokens));
+        runtime.block_on(client::run(&load))?;
+        let written = writes.join();
+        written.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 async fn measure(way: &Way, load: &Load) -> io::Result<Measured> {

@@ -19,11 +19,11 @@ pub(crate) struct Measured {
     pub(crate) stolen_percent: f64,
 }
 
-/// What one durable write takes by itself, beside one round (medians).
+/// What one durable write takes, in one round (medians).
 pub(crate) struct DurableWrite {
-    /// To a file.
+    /// To a file, beside the answers that nginx passes on.
     pub(crate) file: Duration,
-    /// To the log of streams.
+    /// To the log of streams, beside as many others.
     pub(crate) log: Duration,
 }
 
