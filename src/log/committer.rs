@@ -14,9 +14,9 @@ use super::rest::Rest;
 use super::stream::{Stream, view_of};
 use crate::config::Durability;
 use crate::observe::metrics::Metrics;
-use parking_lot::{Condvar, Mutex};
-use std::sync::Arc;
+use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use thiserror::Error;
@@ -81,7 +81,9 @@ pub(super) struct Committer {
 struct Shared {
     kv: Arc<dyn Kv>,
     durability: Durability,
-    queue: Mutex<Queue>,
+    /// Locked by all who append, and by the committer between its syncs. Who finds it locked sleeps: a
+    /// lock that gives way instead (`sched_yield`) loses its turn of the processor, some milliseconds.
+    queue: std::sync::Mutex<Queue>,
     filled: Condvar,
     bytes: Arc<Semaphore>,
     operations: Arc<Semaphore>,
@@ -120,7 +122,7 @@ impl Committer {
         let shared = Arc::new(Shared {
             kv,
             durability,
-            queue: Mutex::default(),
+            queue: std::sync::Mutex::default(),
             filled: Condvar::new(),
             bytes: Arc::new(Semaphore::new(permits as usize)),
             operations: Arc::new(Semaphore::new(limits.ops_max.min(Semaphore::MAX_PERMITS))),
@@ -196,7 +198,7 @@ impl Committer {
         may_commit: bool,
     ) -> (u64, Ack, Option<Turn>) {
         let (ack, done) = oneshot::channel();
-        let mut queue = self.shared.queue.lock();
+        let mut queue = self.shared.queue();
         queue.last_ticket += 1;
         let ticket = queue.last_ticket;
         let queued = Queued {
@@ -260,7 +262,7 @@ impl Committer {
 
     /// Commits what is queued and ends the thread. What comes later is refused.
     pub(super) fn stop(&self) {
-        self.shared.queue.lock().stopped = true;
+        self.shared.queue().stopped = true;
         self.shared.filled.notify_one();
         if let Some(thread) = self.thread.lock().take() {
             let _ = thread.join();
@@ -275,8 +277,11 @@ pub(super) struct Turn(Arc<Shared>);
 impl Turn {
     /// Commits what waits. It blocks for one sync, which is expected to be quick.
     pub(super) fn commit(self) {
-        let batch = self.0.queue.lock().take();
-        self.0.commit(batch);
+        let queue = self.0.commit(self.0.queue());
+        // The thread did not look while somebody else had its turn.
+        if queue.stopped || !queue.waiting.is_empty() {
+            self.0.filled.notify_one();
+        }
     }
 }
 
@@ -339,28 +344,45 @@ impl Shared {
         Some(Room([operation, bytes]))
     }
 
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        // Nothing that is done under the lock leaves it half done.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The thread.
     fn commit_all(&self) {
-        while let Some(batch) = self.wait_for_batch() {
-            self.commit(batch);
-        }
-    }
-
-    /// Waits until there is something to commit and nobody else does. `None` once stopped and empty.
-    fn wait_for_batch(&self) -> Option<Vec<Queued>> {
-        let mut queue = self.queue.lock();
-        while queue.committing || queue.waiting.is_empty() {
-            if queue.stopped && !queue.committing {
-                return None;
+        let mut queue = self.queue();
+        loop {
+            if queue.committing || queue.waiting.is_empty() {
+                if queue.stopped && !queue.committing {
+                    return;
+                }
+                let woken = self.filled.wait(queue);
+                queue = woken.unwrap_or_else(PoisonError::into_inner);
+                continue;
             }
-            self.filled.wait(&mut queue);
+            queue.committing = true;
+            queue = self.commit(queue);
         }
-        queue.committing = true;
-        Some(queue.take())
     }
 
-    /// Writes a batch, syncs and publishes it. The right to commit ends with it.
-    fn commit(&self, batch: Vec<Queued>) {
+    /// Takes a batch of what waits and makes it durable, with the queue unlocked meanwhile. The right to
+    /// commit ends with it.
+    fn commit<'q>(&'q self, mut queue: MutexGuard<'q, Queue>) -> MutexGuard<'q, Queue> {
+        let batch = queue.take();
+        drop(queue);
+        let operations = batch.len();
+        let synced_in = self.write_and_publish(batch);
+        let mut queue = self.queue();
+        queue.committing = false;
+        if let Some(took) = synced_in {
+            queue.calm = operations == 1 && took < QUICK_SYNC;
+        }
+        queue
+    }
+
+    /// Writes a batch, syncs and publishes it. Returns how long the sync took, if there was one.
+    fn write_and_publish(&self, batch: Vec<Queued>) -> Option<Duration> {
         let writes = writes_of(batch.iter().map(|queued| &queued.operation));
         let data_bytes: u64 = batch.iter().map(Queued::data_bytes).sum();
         self.metrics
@@ -369,21 +391,21 @@ impl Shared {
         let bytes = data_bytes + OPERATION_BYTES * batch.len() as u64;
         self.committed_bytes.fetch_add(bytes, Ordering::Relaxed);
         match self.durability {
-            _ if self.apply(&writes).is_err() => fail_all(batch),
+            _ if self.apply(&writes).is_err() => {
+                fail_all(batch);
+                None
+            }
             Durability::Sync => self.sync_batch(batch),
-            Durability::Os => self.publish(batch),
-        }
-        let mut queue = self.queue.lock();
-        queue.committing = false;
-        // The thread, if somebody else had its turn.
-        if queue.stopped || !queue.waiting.is_empty() {
-            self.filled.notify_one();
+            Durability::Os => {
+                self.publish(batch);
+                None
+            }
         }
     }
 
     /// Whether nothing more is to come.
     fn has_ended(&self) -> bool {
-        self.failed.load(Ordering::Acquire) || self.queue.lock().stopped
+        self.failed.load(Ordering::Acquire) || self.queue().stopped
     }
 
     /// Writes, unless a write has failed before.
@@ -400,28 +422,30 @@ impl Shared {
         })
     }
 
-    /// Syncs and publishes a batch.
-    fn sync_batch(&self, batch: Vec<Queued>) {
+    /// Syncs and publishes a batch. Returns how long the sync took, if somebody waits for one.
+    fn sync_batch(&self, batch: Vec<Queued>) -> Option<Duration> {
         let awaited = batch.iter().any(|queued| queued.operation.acknowledged);
+        let synced_in = awaited.then(|| self.sync());
         // After a failure also what nobody waits for: it may rest on what was lost.
-        if self.failed.load(Ordering::Acquire) || (awaited && !self.sync(batch.len())) {
+        if self.failed.load(Ordering::Acquire) {
             self.withhold(batch);
         } else {
             self.publish(batch);
         }
+        synced_in
     }
 
-    fn sync(&self, operations: usize) -> bool {
+    /// Syncs. Returns how long that took.
+    fn sync(&self) -> Duration {
         let begun = Instant::now();
         let synced = self.kv.sync();
-        let elapsed = begun.elapsed();
-        self.metrics.sync_seconds.observe(elapsed.as_secs_f64());
-        self.queue.lock().calm = operations == 1 && elapsed < QUICK_SYNC;
+        let took = begun.elapsed();
+        self.metrics.sync_seconds.observe(took.as_secs_f64());
         if let Err(error) = &synced {
             tracing::error!(%error, "a sync failed: nothing more is written");
             self.failed.store(true, Ordering::Release);
         }
-        synced.is_ok()
+        took
     }
 
     /// Fails what was written and may be lost, and sees to it that nobody reads it from the store.
