@@ -1,9 +1,10 @@
 //! Appending to a stream: the rules under its lock, then the committer.
 
-use super::committer::{Ack, CommitError, Room, Turn, acknowledged};
+use super::committer::{Ack, Turn, acknowledged};
 use super::keys::{self, Pending, SegmentHeader};
 use super::kv::{Cached, Kv, Table, Write};
 use super::operation::{Change, Operation};
+use super::queue::{CommitError, Room};
 use super::state::{
     AppendRefusal, AppendRequest, ProducerState, Seal, StreamState, Unavailable, Verdict,
 };

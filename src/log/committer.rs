@@ -10,8 +10,9 @@
 use super::keys::Pending;
 use super::kv::{Kv, KvError, Write};
 use super::operation::{Operation, writes_of};
-use super::rest::Rest;
+use super::queue::{CommitError, Queue, Queued, Room, Watch, fail_all};
 use super::stream::{Stream, view_of};
+use super::writer::Writer;
 use crate::config::Durability;
 use crate::observe::metrics::Metrics;
 use parking_lot::Mutex;
@@ -19,8 +20,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use thiserror::Error;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, oneshot};
 
 /// The bounds of the queue to the committer.
 #[derive(Clone, Copy, Debug)]
@@ -31,56 +32,32 @@ pub(super) struct QueueLimits {
     pub(super) wait: Duration,
 }
 
-/// Why an operation was not committed.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum CommitError {
-    #[error("the log has more to write than it can; try again later")]
-    Overloaded,
-    #[error("the store has failed; nothing is written until a restart")]
-    Failed,
-    #[error("the server is stopping")]
-    Stopped,
-}
-
-/// Room in the queue; held until the operation is done.
-pub(super) struct Room(
-    #[expect(dead_code, reason = "held for its drop")] [OwnedSemaphorePermit; 2],
-);
-
 /// Resolves when the operation is durable, to when it became so.
 pub(super) type Ack = oneshot::Receiver<Result<Instant, CommitError>>;
-
-struct Queued {
-    ticket: u64,
-    operation: Operation,
-    ack: oneshot::Sender<Result<Instant, CommitError>>,
-    room: Option<Room>,
-}
 
 /// Bytes that an operation costs beside its data.
 const OPERATION_BYTES: u64 = 512;
 /// Bytes that a permit of the queue stands for.
 const PERMIT_BYTES: u64 = 256;
-/// Most bytes of one batch.
-const BATCH_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// The longest sync that an async worker may be held up for.
 const QUICK_SYNC: Duration = Duration::from_millis(1);
-
-/// After which time it is looked again whether a write that nobody waits for may go on.
-const WRITER_DELAY: Duration = Duration::from_millis(10);
+/// How often it is looked whether a worker is held up all the same.
+const WATCH: Duration = Duration::from_millis(20);
+/// After how many looks at which nobody had been given the turn none follows.
+const IDLE_LOOKS: u32 = 50;
 
 /// Hands operations to the committer's thread.
 pub(super) struct Committer {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
     limits: QueueLimits,
-    /// Whether another async worker goes on while one commits.
-    several_workers: bool,
 }
 
-struct Shared {
+pub(super) struct Shared {
     kv: Arc<dyn Kv>,
     durability: Durability,
+    /// That of the async workers, if others go on while one of them commits.
+    workers: Option<Handle>,
     /// Locked by all who append, and by the committer between its syncs. Who finds it locked sleeps: a
     /// lock that gives way instead (`sched_yield`) loses its turn of the processor, some milliseconds.
     queue: std::sync::Mutex<Queue>,
@@ -93,21 +70,9 @@ struct Shared {
     withheld: Mutex<Vec<Arc<Stream>>>,
     /// All operations up to this ticket are durable.
     durable: AtomicU64,
-    /// Bytes that were committed, with what operations cost beside their data.
     committed_bytes: AtomicU64,
     work: tokio::sync::mpsc::UnboundedSender<Pending>,
     metrics: Arc<Metrics>,
-}
-
-#[derive(Default)]
-struct Queue {
-    waiting: Vec<Queued>,
-    last_ticket: u64,
-    /// Whether somebody is writing, syncing or publishing.
-    committing: bool,
-    /// Whether the last batch was one operation, and its sync quick.
-    calm: bool,
-    stopped: bool,
 }
 
 impl Committer {
@@ -118,10 +83,12 @@ impl Committer {
         work: tokio::sync::mpsc::UnboundedSender<Pending>,
         metrics: Arc<Metrics>,
     ) -> std::io::Result<Self> {
+        let runtime = Handle::try_current().ok();
         let permits = (limits.bytes_max / PERMIT_BYTES).clamp(1, Semaphore::MAX_PERMITS as u64);
         let shared = Arc::new(Shared {
             kv,
             durability,
+            workers: runtime.filter(|runtime| runtime.metrics().num_workers() > 1),
             queue: std::sync::Mutex::default(),
             filled: Condvar::new(),
             bytes: Arc::new(Semaphore::new(permits as usize)),
@@ -137,12 +104,10 @@ impl Committer {
         let thread = std::thread::Builder::new()
             .name("log".into())
             .spawn(move || committing.commit_all())?;
-        let runtime = tokio::runtime::Handle::try_current();
         Ok(Self {
             shared,
             thread: Mutex::new(Some(thread)),
             limits,
-            several_workers: runtime.is_ok_and(|runtime| runtime.metrics().num_workers() > 1),
         })
     }
 
@@ -188,7 +153,7 @@ impl Committer {
         operation: Operation,
         room: Option<Room>,
     ) -> (u64, Ack, Option<Turn>) {
-        self.enqueue(operation, room, self.several_workers)
+        self.enqueue(operation, room, self.shared.workers.is_some())
     }
 
     fn enqueue(
@@ -216,6 +181,11 @@ impl Committer {
         queue.waiting.push(queued);
         if alone && queue.calm && may_commit {
             queue.committing = true;
+            queue.turns += 1;
+            if queue.watch.is_none() {
+                queue.watch = Some(Watch::default());
+                self.shared.filled.notify_one();
+            }
             return (ticket, done, Some(Turn(self.shared.clone())));
         }
         drop(queue);
@@ -239,10 +209,7 @@ impl Committer {
 
     /// Writes what nobody waits for, beside the queue.
     pub(super) fn writer(&self) -> Writer {
-        Writer {
-            shared: self.shared.clone(),
-            begun: Instant::now(),
-        }
+        Writer::new(self.shared.clone())
     }
 
     /// Whether a write has failed.
@@ -285,51 +252,6 @@ impl Turn {
     }
 }
 
-/// Writes to the store of a committer, and fails with it. What it holds up is what is appended
-/// meanwhile, so it gives way.
-pub(super) struct Writer {
-    shared: Arc<Shared>,
-    /// When the work for the next write began.
-    begun: Instant,
-}
-
-impl Writer {
-    /// Writes once the store is not behind.
-    pub(super) fn write(&self, writes: &[Write]) -> Result<(), KvError> {
-        self.wait_for_store();
-        self.shared.apply(writes)
-    }
-
-    /// The same, and then rests until appends have come as far as these bytes, or come no more. What
-    /// appends cost is counted beside their data, so that this work catches up with them.
-    pub(super) fn write_and_rest(&mut self, writes: &[Write], bytes: u64) -> Result<(), KvError> {
-        let made_in = self.begun.elapsed();
-        self.wait_for_store();
-        let begun = Instant::now();
-        self.shared.apply(writes)?;
-        let took = made_in + begun.elapsed();
-        let mut rest = Rest::new(Instant::now(), took, bytes, self.committed_bytes());
-        while !self.shared.has_ended() {
-            std::thread::sleep(WRITER_DELAY);
-            if rest.is_over(Instant::now(), self.committed_bytes()) {
-                break;
-            }
-        }
-        self.begun = Instant::now();
-        Ok(())
-    }
-
-    fn wait_for_store(&self) {
-        while self.shared.kv.is_behind() && !self.shared.has_ended() {
-            std::thread::sleep(WRITER_DELAY);
-        }
-    }
-
-    fn committed_bytes(&self) -> u64 {
-        self.shared.committed_bytes.load(Ordering::Relaxed)
-    }
-}
-
 /// Waits for an acknowledgement; a committer that is gone gives none. Returns when the operation
 /// became durable.
 pub(super) async fn acknowledged(ack: &mut Ack) -> Result<Instant, CommitError> {
@@ -353,17 +275,50 @@ impl Shared {
     fn commit_all(&self) {
         let mut queue = self.queue();
         loop {
-            if queue.committing || queue.waiting.is_empty() {
-                if queue.stopped && !queue.committing {
-                    return;
-                }
+            queue = if !queue.committing && !queue.waiting.is_empty() {
+                queue.committing = true;
+                self.commit(queue)
+            } else if queue.stopped && !queue.committing {
+                return;
+            } else if let Some(watch) = queue.watch {
+                self.look_later(queue, watch)
+            } else {
                 let woken = self.filled.wait(queue);
-                queue = woken.unwrap_or_else(PoisonError::into_inner);
-                continue;
-            }
-            queue.committing = true;
-            queue = self.commit(queue);
+                woken.unwrap_or_else(PoisonError::into_inner)
+            };
         }
+    }
+
+    /// Waits for something to do or for the time of a look at who has the turn. If that is who had it
+    /// at the last look, he is held up by the disk, and may be the one that waits for sockets and
+    /// timers: the runtime wakes none of the others for that.
+    fn look_later<'q>(
+        &'q self,
+        queue: MutexGuard<'q, Queue>,
+        last: Watch,
+    ) -> MutexGuard<'q, Queue> {
+        let woken = self.filled.wait_timeout(queue, WATCH);
+        let (mut queue, waited) = woken.unwrap_or_else(PoisonError::into_inner);
+        if !waited.timed_out() {
+            return queue;
+        }
+        let same = queue.turns == last.turns;
+        if same
+            && queue.committing
+            && let Some(workers) = &self.workers
+        {
+            workers.spawn(async {});
+        }
+        let idle = if same && !queue.committing {
+            last.idle + 1
+        } else {
+            0
+        };
+        queue.watch = (idle < IDLE_LOOKS).then_some(Watch {
+            turns: queue.turns,
+            idle,
+        });
+        queue
     }
 
     /// Takes a batch of what waits and makes it durable, with the queue unlocked meanwhile. The right to
@@ -403,13 +358,23 @@ impl Shared {
         }
     }
 
+    /// Bytes that were committed, with what operations cost beside their data.
+    pub(super) fn committed_bytes(&self) -> u64 {
+        self.committed_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether the store is behind with its own work.
+    pub(super) fn is_behind(&self) -> bool {
+        self.kv.is_behind()
+    }
+
     /// Whether nothing more is to come.
-    fn has_ended(&self) -> bool {
+    pub(super) fn has_ended(&self) -> bool {
         self.failed.load(Ordering::Acquire) || self.queue().stopped
     }
 
     /// Writes, unless a write has failed before.
-    fn apply(&self, writes: &[Write]) -> Result<(), KvError> {
+    pub(super) fn apply(&self, writes: &[Write]) -> Result<(), KvError> {
         if self.failed.load(Ordering::Acquire) {
             return Err(KvError("nothing more is written".into()));
         }
@@ -425,9 +390,11 @@ impl Shared {
     /// Syncs and publishes a batch. Returns how long the sync took, if somebody waits for one.
     fn sync_batch(&self, batch: Vec<Queued>) -> Option<Duration> {
         let awaited = batch.iter().any(|queued| queued.operation.acknowledged);
-        let synced_in = awaited.then(|| self.sync());
+        let has_failed = || self.failed.load(Ordering::Acquire);
+        // Somebody may have failed beside the queue since this was written.
+        let synced_in = (awaited && !has_failed()).then(|| self.sync());
         // After a failure also what nobody waits for: it may rest on what was lost.
-        if self.failed.load(Ordering::Acquire) {
+        if has_failed() {
             self.withhold(batch);
         } else {
             self.publish(batch);
@@ -482,41 +449,4 @@ impl Shared {
             stream.tail().wake();
         }
     }
-}
-
-impl Queued {
-    fn data_bytes(&self) -> u64 {
-        self.operation.data_bytes()
-    }
-
-    fn fail(self, error: &CommitError) {
-        let _ = self.ack.send(Err(error.clone()));
-    }
-}
-
-fn fail_all(batch: Vec<Queued>) {
-    for queued in batch {
-        queued.fail(&CommitError::Failed);
-    }
-}
-
-impl Queue {
-    /// Takes what waits, in order, up to the size of a batch.
-    fn take(&mut self) -> Vec<Queued> {
-        let fitting = fitting(&self.waiting);
-        if fitting == self.waiting.len() {
-            return std::mem::take(&mut self.waiting);
-        }
-        self.waiting.drain(..fitting).collect()
-    }
-}
-
-/// How many operations of what waits are one batch: at least one.
-fn fitting(waiting: &[Queued]) -> usize {
-    let mut bytes = 0;
-    let fits = |queued: &&Queued| {
-        bytes += queued.data_bytes();
-        bytes <= BATCH_BYTES_MAX
-    };
-    waiting.iter().take_while(fits).count().max(1)
 }

@@ -1,10 +1,11 @@
 //! Creating streams and forks.
 
 use super::append::{finished, side_writes};
-use super::committer::{Ack, CommitError, Room, acknowledged};
+use super::committer::{Ack, acknowledged};
 use super::keys::{self, Pending, TimerKind};
 use super::kv::{Table, Write};
 use super::operation::{Change, Operation};
+use super::queue::{CommitError, Room};
 use super::state::{
     AppendRequest, CreateRequest, DEFAULT_CONTENT_TYPE, StreamState, Unavailable, fork_spans,
 };

@@ -1,11 +1,12 @@
 //! Deleting streams, and letting go of the sources of deleted forks.
 
 use super::append::finished;
-use super::committer::{Ack, CommitError, acknowledged};
+use super::committer::{Ack, acknowledged};
 use super::create::purge_of;
 use super::keys::Pending;
 use super::kv::{Table, Write};
 use super::operation::Operation;
+use super::queue::CommitError;
 use super::state::Unavailable;
 use super::stream::{Sequenced, Stream};
 use super::worker::WorkError;

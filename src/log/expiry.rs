@@ -1,11 +1,11 @@
 //! Removing expired streams and looking after data that ages, by an index of times: no stream is
 //! looked at before its time.
 
-use super::committer::CommitError;
 use super::delete::remove;
 use super::keys::{TimerKind, read_timer_key, timers_until};
 use super::kv::{Kv, KvError, Table, Write};
 use super::operation::Operation;
+use super::queue::CommitError;
 use super::{Log, ReadError, retention};
 use crate::types::{StreamId, StreamPath, UnixMs};
 use bytes::Bytes;

@@ -16,6 +16,7 @@ mod loader;
 mod operation;
 mod pack;
 mod purge;
+mod queue;
 mod reader;
 mod recovery;
 mod registry;
@@ -29,11 +30,12 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod worker;
+mod writer;
 
 pub use append::{AppendError, Appended, Queued};
-pub use committer::CommitError;
 pub use create::{Create, CreateError, Created, NOTE_BYTES_MAX};
 pub use delete::DeleteError;
+pub use queue::CommitError;
 pub use reader::{Answer, AnswerBody, Look, Part, Stored};
 pub use recovery::OpenError;
 pub use stream::Stream;

@@ -3,10 +3,12 @@
 //! Work that must not be lost is written down with the change that caused it, so a crash only
 //! delays it.
 
-use super::committer::{CommitError, Writer, acknowledged};
+use super::committer::acknowledged;
 use super::keys::Pending;
 use super::kv::{Kv, Table, Write};
 use super::operation::Operation;
+use super::queue::CommitError;
+use super::writer::Writer;
 use super::{Log, ReadError, pack, purge};
 use crate::types::StreamId;
 use std::sync::Arc;

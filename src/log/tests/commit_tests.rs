@@ -99,25 +99,6 @@ async fn waiting_appends_share_a_sync_and_keep_their_order() {
     assert!(store.count(Call::Sync) - syncs <= 2);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_append_alone_is_committed_where_it_is_made() {
-    let store = MemoryStore::new();
-    let world = Arc::new(World::over(&store, small()));
-    world.create(&stream(0)).await;
-    // The first go to a thread, until a sync was quick.
-    loop {
-        let writer = world.clone();
-        let made = tokio::spawn(async move {
-            writer.append(&append(0, b"data")).await;
-            std::thread::current().id()
-        });
-        let made_by = made.await.unwrap();
-        if store.synced_by() == Some(made_by) {
-            return;
-        }
-    }
-}
-
 #[tokio::test]
 async fn large_batches_are_cut_and_stay_in_order() {
     const APPEND_BYTES: usize = 6 << 20;

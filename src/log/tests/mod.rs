@@ -24,4 +24,5 @@ mod row_tests;
 mod steps;
 pub(super) mod store;
 mod trimming;
+mod turn_tests;
 mod world;
