@@ -7,6 +7,7 @@ mod crowd;
 mod edge;
 mod events;
 mod facts;
+mod following;
 mod forward;
 mod listen;
 mod plain;

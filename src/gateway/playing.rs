@@ -3,6 +3,7 @@
 
 use super::bare::{Begun, Connection};
 use super::connection::Open;
+use super::following::{Answer, Back};
 use super::session::Gateway;
 use super::wire::{left, write_chunk};
 use crate::recorder::{Next, Playback};
@@ -29,38 +30,65 @@ enum Ended {
 impl Playing {
     /// Sends what is recorded until the answer ends, and gives the connection to its next request.
     pub(super) async fn run(
-        mut self: Box<Self>,
-        mut connection: Connection,
+        self: Box<Self>,
+        connection: Connection,
         gateway: Arc<Gateway>,
         open: Open,
     ) {
-        let ended = self.send(&mut connection, gateway.write_timeout).await;
-        if matches!(ended, Ended::Left) && self.playback.goes_on() {
+        let Self {
+            playback,
+            mut begun,
+        } = *self;
+        let mut answer = Answer {
+            playback,
+            connection,
+            sent_bytes: 0,
+        };
+        let ended = loop {
+            let back;
+            (answer, back) = answer.follow().await;
+            if let Back::Leave = back {
+                break Ended::Whole;
+            }
+            if let Some(ended) = answer.send_next(gateway.write_timeout).await {
+                break ended;
+            }
+        };
+        if matches!(ended, Ended::Left) && answer.playback.goes_on() {
             gateway.server.metrics.recordings.disconnects.inc();
         }
-        let Self { playback, begun } = *self;
-        let position = Offset(playback.position()).to_string();
+        begun.sent.bytes += answer.sent_bytes;
+        let position = Offset(answer.playback.position()).to_string();
         let whole = matches!(ended, Ended::Whole);
-        begun.end(connection, gateway, open, position, whole).await;
+        begun
+            .end(answer.connection, gateway, open, position, whole)
+            .await;
     }
+}
 
-    async fn send(&mut self, connection: &mut Connection, write_timeout: Duration) -> Ended {
-        loop {
-            let next = tokio::select! {
-                biased;
-                next = self.playback.next() => next,
-                () = left(&mut connection.stream, &mut connection.ahead) => return Ended::Left,
-            };
-            let bytes = match next {
-                Next::Bytes(bytes) => bytes,
-                Next::End => return Ended::Whole,
-                Next::Broken(_) => return Ended::Broken,
-            };
-            self.begun.sent.bytes += bytes.len() as u64;
-            let written = write_chunk(&mut connection.stream, &bytes);
-            if !matches!(in_time(write_timeout, written).await, Ok(Ok(()))) {
-                return Ended::Left;
-            }
+impl Answer {
+    /// Sends what comes next. Returns how the answer ended, if it did.
+    async fn send_next(&mut self, write_timeout: Duration) -> Option<Ended> {
+        let connection = &mut self.connection;
+        if !matches!(
+            in_time(write_timeout, connection.write_rest()).await,
+            Ok(Ok(()))
+        ) {
+            return Some(Ended::Left);
         }
+        let next = tokio::select! {
+            biased;
+            next = self.playback.next() => next,
+            () = left(&mut connection.stream, &mut connection.ahead) => return Some(Ended::Left),
+        };
+        let bytes = match next {
+            Next::Bytes(bytes) => bytes,
+            Next::End => return Some(Ended::Whole),
+            Next::Broken(_) => return Some(Ended::Broken),
+        };
+        self.sent_bytes += bytes.len() as u64;
+        let written = write_chunk(&mut connection.stream, &bytes);
+        let written = in_time(write_timeout, written).await;
+        (!matches!(written, Ok(Ok(())))).then_some(Ended::Left)
     }
 }

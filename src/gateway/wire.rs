@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// What is at most this long is copied next to what goes before it, so that both are one write, over
 /// TLS too.
-const COPIED_BYTES_MAX: usize = 4096;
+pub(super) const COPIED_BYTES_MAX: usize = 4096;
 /// Room for a head, so that it need not grow.
 const HEAD_BYTES: usize = 512;
 /// The most that is read of what a client sends ahead while it waits for an answer.

@@ -14,6 +14,7 @@ use super::queue::{CommitError, Queue, Queued, Room, Watch, fail_all};
 use super::stream::{Stream, view_of};
 use super::writer::Writer;
 use crate::config::Durability;
+use crate::hub::Handover;
 use crate::observe::metrics::Metrics;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -41,6 +42,8 @@ const OPERATION_BYTES: u64 = 512;
 const PERMIT_BYTES: u64 = 256;
 /// The longest sync that an async worker may be held up for.
 const QUICK_SYNC: Duration = Duration::from_millis(1);
+/// How many followers of a batch are handed what was appended. The others look by themselves.
+const HANDOVERS_MAX: usize = 64;
 /// How often it is looked whether a worker is held up all the same.
 const WATCH: Duration = Duration::from_millis(20);
 /// After how many looks at which nobody had been given the turn none follows.
@@ -427,11 +430,11 @@ impl Shared {
         let now = Instant::now();
         let last = batch.last().map_or(0, |queued| queued.ticket);
         // What is shown is read from now on; waking a crowd takes longer than its writers should wait.
-        let mut crowds = Vec::new();
+        let (mut crowds, mut handovers) = (Vec::new(), Vec::new());
         for queued in batch {
             for change in queued.operation.changes {
                 let tail = change.stream.tail();
-                tail.show(change.state.as_ref().map(view_of), change.appended);
+                handovers.extend(tail.show(change.state.as_ref().map(view_of), change.appended));
                 if tail.is_crowded() {
                     crowds.push(change.stream);
                 } else {
@@ -445,8 +448,20 @@ impl Shared {
             let _ = queued.ack.send(Ok(now));
         }
         self.durable.fetch_max(last, Ordering::AcqRel);
+        hand_over(handovers);
         for stream in crowds {
             stream.tail().wake();
+        }
+    }
+}
+
+/// Hands followers what was shown; to all of them, if that takes no longer than a few syncs.
+fn hand_over(handovers: Vec<Handover>) {
+    for (number, handover) in handovers.into_iter().enumerate() {
+        if number < HANDOVERS_MAX {
+            handover.carry_out();
+        } else {
+            handover.leave_to_follower();
         }
     }
 }

@@ -50,7 +50,7 @@ impl Stream {
 
     /// Takes over what was stored, with the appends up to the tail if they were read.
     pub(super) fn load(&self, state: Option<StreamState>, end: Option<Run>) {
-        self.tail.show(state.as_ref().map(view_of), None);
+        let handover = self.tail.show(state.as_ref().map(view_of), None);
         if let Some(state) = &state {
             self.use_at(state.last_used_ms);
             if let Some(end) = end {
@@ -59,6 +59,9 @@ impl Stream {
         }
         self.tail.wake();
         self.sequenced.lock().state = state;
+        if let Some(handover) = handover {
+            handover.carry_out();
+        }
     }
 
     pub fn path(&self) -> &StreamPath {

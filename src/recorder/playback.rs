@@ -7,7 +7,7 @@ use super::recording::Started;
 use super::route::Route;
 use super::seek::Seek;
 use crate::frame::Frames;
-use crate::hub::Run;
+use crate::hub::{Follower, Run};
 use crate::log::{AnswerBody, Log, Look, ReadError, Stream};
 use crate::types::{Outcome, Position, StreamEnd, StreamId};
 use crate::waits::{Alarm, Seldom};
@@ -33,15 +33,32 @@ pub struct Playback {
     held: Bytes,
     /// Whether what was sent ends where a comment may be put in.
     boundary: Boundary,
+    silence: Silence,
+    /// Whether what is played is complete in the end, also if its client leaves.
+    goes_on: bool,
+    _reader: Option<Reader>,
+}
+
+/// What ends a wait in which nothing is appended.
+struct Silence {
     /// How often a silent answer gets a comment; zero: never.
     heartbeat: Duration,
     /// For the next comment.
     alarm: Alarm,
     /// Over when readers must go, of a stream that does not end by itself.
     leave: Option<Seldom<WaitForCancellationFutureOwned>>,
-    /// Whether what is played is complete in the end, also if its client leaves.
-    goes_on: bool,
-    _reader: Option<Reader>,
+}
+
+/// A follower's place at its stream, until this is dropped.
+pub struct Following {
+    stream: Arc<Stream>,
+    follower: Follower,
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.stream.tail().leave_to_itself(&self.follower);
+    }
 }
 
 /// What comes next of an answer.
@@ -71,13 +88,15 @@ impl Playback {
             seek: None,
             held: Bytes::new(),
             boundary: Boundary::new(framing),
-            heartbeat: match framing {
-                Framing::Events => heartbeat,
-                // Only events know comments.
-                Framing::Lines | Framing::Chunks => Duration::ZERO,
+            silence: Silence {
+                heartbeat: match framing {
+                    Framing::Events => heartbeat,
+                    // Only events know comments.
+                    Framing::Lines | Framing::Chunks => Duration::ZERO,
+                },
+                alarm: Alarm::default(),
+                leave: None,
             },
-            alarm: Alarm::default(),
-            leave: None,
             goes_on: reader.is_none(),
             _reader: reader,
         }
@@ -96,7 +115,7 @@ impl Playback {
 
     /// Ends the answer when a token is cancelled.
     pub(super) fn until(mut self, leave: &CancellationToken) -> Self {
-        self.leave = Some(Seldom::new(leave.clone().cancelled_owned()));
+        self.silence.leave = Some(Seldom::new(leave.clone().cancelled_owned()));
         self
     }
 
@@ -167,10 +186,10 @@ impl Playback {
             if self.held.is_empty() {
                 match self.wait().await {
                     Waited::Moved => {}
-                    Waited::Silent if self.boundary.is_here() => {
-                        return Next::Bytes(Bytes::from_static(HEARTBEAT));
-                    }
-                    Waited::Silent => continue,
+                    Waited::Silent => match self.comment() {
+                        Some(comment) => return comment,
+                        None => continue,
+                    },
                     Waited::Leave => return Next::End,
                 }
             }
@@ -192,16 +211,61 @@ impl Playback {
 
     /// Waits for more, unless it is there, or until a comment is due.
     async fn wait(&mut self) -> Waited {
-        let due = Instant::now() + self.heartbeat;
+        let heard = Instant::now();
         tokio::select! {
             biased;
             _ = self.stream.tail().wait(self.id, self.at) => Waited::Moved,
-            () = self.alarm.until(due), if !self.heartbeat.is_zero() => {
-                self.log.touch(&self.stream);
-                Waited::Silent
-            }
-            () = over(&mut self.leave) => Waited::Leave,
+            ended = self.silence.end(heard) => ended,
         }
+    }
+
+    /// What comes next although nothing is appended, after what came at `heard`: a comment, or the end.
+    /// For one that is handed what is appended. Nothing is lost when the future is dropped.
+    pub async fn next_unasked(&mut self, mut heard: Instant) -> Next {
+        while let Waited::Silent = self.silence.end(heard).await {
+            if let Some(comment) = self.comment() {
+                return comment;
+            }
+            heard = Instant::now();
+        }
+        Next::End
+    }
+
+    /// A comment, where one may be put in. Who waits uses the stream.
+    fn comment(&self) -> Option<Next> {
+        self.log.touch(&self.stream);
+        let may_be_put_in = self.boundary.is_here();
+        may_be_put_in.then(|| Next::Bytes(Bytes::from_static(HEARTBEAT)))
+    }
+
+    /// Whether there is nothing to do but to wait for what is appended.
+    pub fn may_follow(&self) -> bool {
+        let is_quiet = self.stream.tail().is_quiet(self.id, self.at);
+        self.held.is_empty() && is_quiet == Some(true)
+    }
+
+    /// Lets a follower be handed what is appended from here on, unless there is something already, or
+    /// somebody else follows.
+    pub fn follow(&self, follower: &Follower) -> Option<Following> {
+        let stream = &self.stream;
+        let follows = self.held.is_empty() && stream.tail().follow(self.id, self.at, follower);
+        follows.then(|| Following {
+            stream: stream.clone(),
+            follower: follower.clone(),
+        })
+    }
+
+    /// What an append is for the client; `None` if it is not what comes next.
+    pub fn pass(&mut self, run: &Run) -> Option<Bytes> {
+        if run.start != self.at || !self.held.is_empty() {
+            return None;
+        }
+        self.at = run.end();
+        let bytes = payload(std::slice::from_ref(run));
+        let seen = self.seek.as_mut().map_or(0, |seek| seek.skip(&bytes));
+        let bytes = bytes.slice(seen..);
+        self.boundary.push(&bytes);
+        Some(bytes)
     }
 
     /// Where in the stream the reader is.
@@ -253,11 +317,22 @@ impl Playback {
     }
 }
 
-/// Waits until readers must go.
-async fn over(leave: &mut Option<Seldom<WaitForCancellationFutureOwned>>) {
-    match leave {
-        Some(leave) => leave.end().await,
-        None => pending().await,
+impl Silence {
+    /// Waits until a comment is due after what came at `heard`, or readers must go.
+    async fn end(&mut self, heard: Instant) -> Waited {
+        let leave = async {
+            match &mut self.leave {
+                Some(leave) => leave.end().await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.alarm.until(heard + self.heartbeat), if !self.heartbeat.is_zero() => {
+                Waited::Silent
+            }
+            () = leave => Waited::Leave,
+        }
     }
 }
 

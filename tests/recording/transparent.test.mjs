@@ -118,6 +118,49 @@ test("curl -N gets each event when it comes", patience, async (t) => {
   assert.equal(seen, eventsText("count=5"))
 })
 
+test("a client that reads late, and one beside it, get all in order", patience, async (t) => {
+  const { hostname, port } = new URL(both.server.url)
+  const late = net.connect(Number(port), hostname)
+  t.after(() => late.destroy())
+  let text = ""
+  late.setEncoding("latin1").on("data", (piece) => { text += piece })
+  late.write(`GET /by-hand/ HTTP/1.1\r\nhost: ${hostname}:${port}\r\n\r\n`)
+  const answer = await until(() => byHand.answers.shift())
+  await until(() => text.includes("\r\n\r\n"))
+  const url = text.match(/^stream-url: (.*)\r$/im)[1]
+  const beside = await fetch(`${url}&offset=-1&live=sse`)
+  const reader = beside.body.getReader()
+  let seen = 0
+  // Each event is an append of its own, and some are larger than what is sent without a pause. What
+  // is sent while the client does not read is more than its connection holds.
+  const sizes = Array.from({ length: 1500 }, (_, n) => (n % 100 === 99 ? 20_000 : 3_000))
+  const events = sizes.map((size, n) => eventsText(`count=1&from=${n + 1}&size=${size}`))
+  for (const [n, event] of events.entries()) {
+    if (n === 100) late.pause()
+    if (n === 1300) late.resume()
+    answer.write(event)
+    for (seen -= sizes[n]; seen < 0;) seen += (await reader.read()).value.length
+  }
+  answer.end()
+  await until(() => text.endsWith("\r\n0\r\n\r\n"))
+  const body = text.slice(text.indexOf("\r\n\r\n") + 4)
+  assert.equal(unchunked(Buffer.from(body, "latin1")).toString(), events.join(""))
+  assert.equal(await recorded(url), events.join(""))
+  await reader.cancel()
+})
+
+/** A body that came in chunks, without what frames them. */
+function unchunked(bytes) {
+  const pieces = []
+  for (let at = 0; ;) {
+    const line = bytes.indexOf("\r\n", at)
+    const length = Number.parseInt(bytes.toString("latin1", at, line), 16)
+    if (length === 0) return Buffer.concat(pieces)
+    pieces.push(bytes.subarray(line + 2, line + 2 + length))
+    at = line + 2 + length + 2
+  }
+}
+
 test("ids are added to events that have none, in the event's own kind of line", patience, async () => {
   for (const shape of ["count=20", "count=20&end=crlf&split=3", "count=20&end=cr&split=5"]) {
     const response = await fetch(`${both.server.url}/ids/events?${shape}`)
