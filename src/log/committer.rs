@@ -45,9 +45,9 @@ const QUICK_SYNC: Duration = Duration::from_millis(1);
 /// How many followers of a batch are handed what was appended. The others look by themselves.
 const HANDOVERS_MAX: usize = 64;
 /// How often it is looked whether a worker is held up all the same.
-const WATCH: Duration = Duration::from_millis(20);
+const WATCH: Duration = Duration::from_millis(50);
 /// After how many looks at which nobody had been given the turn none follows.
-const IDLE_LOOKS: u32 = 50;
+const IDLE_LOOKS: u32 = 20;
 
 /// Hands operations to the committer's thread.
 pub(super) struct Committer {
