@@ -17,7 +17,7 @@ use tokio::time::Instant;
 pub(super) struct Answer {
     pub(super) playback: Box<Playback>,
     pub(super) connection: Connection,
-    /// How much of the recording was sent.
+    /// What was sent of it, comments included.
     pub(super) sent_bytes: u64,
 }
 

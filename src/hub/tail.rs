@@ -30,6 +30,14 @@ pub struct View {
     pub forked: bool,
 }
 
+impl Inner {
+    fn may_follow(&self, id: StreamId, position: Position) -> bool {
+        let view = self.view.as_ref().filter(|view| view.meta.id == id);
+        let is_there = view.is_some_and(|view| view.is_open() && view.tail == position);
+        is_there && self.follower.is_none()
+    }
+}
+
 impl View {
     /// Whether more may be appended.
     fn is_open(&self) -> bool {
@@ -97,13 +105,16 @@ impl Tail {
         handover
     }
 
+    /// Whether stream `id` ends at `position`, and somebody could follow it from there.
+    pub fn may_follow(&self, id: StreamId, position: Position) -> bool {
+        self.inner.lock().may_follow(id, position)
+    }
+
     /// Hands what is appended to stream `id` to a follower, if that ends at `position` and nobody
     /// follows yet. It is told once the stream is closed or gone, and not later than that.
     pub fn follow(&self, id: StreamId, position: Position, follower: &Follower) -> bool {
         let mut inner = self.inner.lock();
-        let view = inner.view.as_ref().filter(|view| view.meta.id == id);
-        let is_there = view.is_some_and(|view| view.is_open() && view.tail == position);
-        let follows = is_there && inner.follower.is_none();
+        let follows = inner.may_follow(id, position);
         if follows {
             inner.follower = Some(follower.clone());
         }
@@ -263,7 +274,9 @@ mod tests {
         let (other, nothing) = follower();
         assert!(!tail.follow(1, 0, &one), "there is something to read");
         assert!(!tail.follow(2, 1, &one), "this is another stream");
-        assert!(tail.follow(1, 1, &one));
+        assert!(!tail.may_follow(1, 0) && !tail.may_follow(2, 1));
+        assert!(tail.may_follow(1, 1) && tail.follow(1, 1, &one));
+        assert!(!tail.may_follow(1, 1));
         assert!(!tail.follow(1, 1, &other), "one is enough");
         append(&tail, 1);
         show(&tail, Some(view(1, 2)), None);

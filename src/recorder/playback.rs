@@ -238,10 +238,9 @@ impl Playback {
         may_be_put_in.then(|| Next::Bytes(Bytes::from_static(HEARTBEAT)))
     }
 
-    /// Whether there is nothing to do but to wait for what is appended.
+    /// Whether there is nothing to do but to wait for what is appended, and nobody follows yet.
     pub fn may_follow(&self) -> bool {
-        let is_quiet = self.stream.tail().is_quiet(self.id, self.at);
-        self.held.is_empty() && is_quiet == Some(true)
+        self.held.is_empty() && self.stream.tail().may_follow(self.id, self.at)
     }
 
     /// Lets a follower be handed what is appended from here on, unless there is something already, or
