@@ -30,14 +30,6 @@ pub struct View {
     pub forked: bool,
 }
 
-impl Inner {
-    fn may_follow(&self, id: StreamId, position: Position) -> bool {
-        let view = self.view.as_ref().filter(|view| view.meta.id == id);
-        let is_there = view.is_some_and(|view| view.is_open() && view.tail == position);
-        is_there && self.follower.is_none()
-    }
-}
-
 impl View {
     /// Whether more may be appended.
     fn is_open(&self) -> bool {
@@ -63,6 +55,14 @@ struct Inner {
     ring: Ring,
     /// At most one: what is handed over holds up other streams.
     follower: Option<Follower>,
+}
+
+impl Inner {
+    fn may_follow(&self, id: StreamId, position: Position) -> bool {
+        let view = self.view.as_ref().filter(|view| view.meta.id == id);
+        let is_there = view.is_some_and(|view| view.is_open() && view.tail == position);
+        is_there && self.follower.is_none()
+    }
 }
 
 impl Tail {
