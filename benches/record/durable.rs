@@ -2,6 +2,7 @@
 //! all. A disk and a processor that have been idle take longer than those that are kept busy, and what
 //! comes beside others waits for their sync first.
 
+use crate::client::Load;
 use crate::pacer::Pacer;
 use headwater::clock::SystemClock;
 use headwater::config::LogConfig;
@@ -20,7 +21,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio::task::JoinSet;
 
-const WRITES: usize = 251;
 const TEXT: &str = "text/plain";
 /// As long as an event of the upstream.
 const EVENT: [u8; 39] = [b'x'; 39];
@@ -39,11 +39,11 @@ pub(crate) fn to_a_file(dir: &Path, pause: Duration, writes: u64) -> io::Result<
     Ok(median(times))
 }
 
-/// The median time of an append to the log, to each of so many streams, without a recorder and a
-/// network.
+/// The median time of an append to the log, to as many streams as there are answers and as often as
+/// they have tokens, without a recorder and a network.
 pub(crate) async fn to_the_log(
     dir: &Path,
-    streams: usize,
+    load: &Load,
     pause: Duration,
     pacer: &Pacer,
 ) -> io::Result<Duration> {
@@ -51,7 +51,7 @@ pub(crate) async fn to_the_log(
     let config = LogConfig::default();
     let log = tokio::task::block_in_place(|| open(dir.path(), &config)).map_err(failed)?;
     let mut writers = JoinSet::new();
-    for number in 0..streams {
+    for number in 0..load.streams {
         let log = log.clone();
         let (tick, ticks) = channel(1);
         pacer.pace(pause, move || {
@@ -59,7 +59,8 @@ pub(crate) async fn to_the_log(
             let _ = tick.try_send(());
             !tick.is_closed()
         });
-        writers.spawn(async move { append(&log, number, ticks).await });
+        let appends = load.tokens;
+        writers.spawn(async move { append(&log, number, appends, ticks).await });
     }
     let mut all = Vec::new();
     while let Some(times) = writers.join_next().await {
@@ -84,6 +85,7 @@ fn open(dir: &Path, config: &LogConfig) -> Result<Arc<Log>, Box<dyn Error + Send
 async fn append(
     log: &Log,
     number: usize,
+    appends: u64,
     mut ticks: Receiver<()>,
 ) -> Result<Vec<Duration>, Box<dyn Error + Send + Sync>> {
     let path = StreamPath::new("bench", &number.to_string());
@@ -91,7 +93,7 @@ async fn append(
     create(log, &stream).await?;
     let frames = frame::encode([&EVENT[..]].into_iter());
     let mut times = Vec::new();
-    for _ in 0..WRITES {
+    for _ in 0..appends {
         ticks.recv().await;
         let begun = Instant::now();
         let request = AppendRequest {

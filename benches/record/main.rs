@@ -118,13 +118,8 @@ fn main() -> io::Result<()> {
             // In each round, because a disk that others use is not as quick at all times.
             let (write, _) = stolen::least(args.stolen_max, || {
                 Ok(DurableWrite {
-                    file: write_beside(&args, &runtime, upstream, streams)?,
-                    log: runtime.block_on(durable::to_the_log(
-                        &args.scratch,
-                        streams,
-                        args.pause(),
-                        &pacer,
-                    ))?,
+                    file: file_beside(&args, &runtime, upstream, streams)?,
+                    log: log_beside(&args, &runtime, upstream, streams, &pacer)?,
                 })
             })?;
             report.add_write(streams, write);
@@ -136,7 +131,7 @@ fn main() -> io::Result<()> {
 
 /// What a durable write to a file takes, for each token of one answer more, where nginx passes the
 /// others on: under the load under which what nginx takes is measured.
-fn write_beside(
+fn file_beside(
     args: &Args,
     runtime: &Runtime,
     upstream: SocketAddr,
@@ -149,6 +144,24 @@ fn write_beside(
         runtime.block_on(client::run(&load))?;
         let written = writes.join();
         written.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// What an append to the log takes, for each token of all answers, where nginx passes them on: what is
+/// recorded is passed on and made durable as well.
+fn log_beside(
+    args: &Args,
+    runtime: &Runtime,
+    upstream: SocketAddr,
+    streams: usize,
+    pacer: &Pacer,
+) -> io::Result<Duration> {
+    let way = Way::start(Kind::Nginx, &args.headwater, &args.scratch, upstream)?;
+    let load = args.load(&way, streams);
+    runtime.block_on(async {
+        let appends = durable::to_the_log(&args.scratch, &load, args.pause(), pacer);
+        let (_, append) = tokio::try_join!(client::run(&load), appends)?;
+        Ok(append)
     })
 }
 

@@ -23,7 +23,7 @@ pub(crate) struct Measured {
 pub(crate) struct DurableWrite {
     /// To a file, beside the answers that nginx passes on.
     pub(crate) file: Duration,
-    /// To the log of streams, beside as many others.
+    /// To the log of streams, one for each token of all answers that nginx passes on beside it.
     pub(crate) log: Duration,
 }
 
