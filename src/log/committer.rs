@@ -43,7 +43,7 @@ const PERMIT_BYTES: u64 = 256;
 /// The longest sync that an async worker may be held up for.
 const QUICK_SYNC: Duration = Duration::from_millis(1);
 /// How many followers of a batch are handed what was appended. The others look by themselves.
-const HANDOVERS_MAX: usize = 64;
+pub(super) const HANDOVERS_MAX: usize = 64;
 /// How often it is looked whether a worker is held up all the same.
 const WATCH: Duration = Duration::from_millis(50);
 /// After how many looks at which nobody had been given the turn none follows.

@@ -6,10 +6,13 @@ use super::requests::{Append, Create, Fork, Stamp, append, close, fork, stream};
 use super::store::{Call, MemoryStore};
 use super::world::{World, small, until};
 use crate::config::{Durability, LogConfig};
+use crate::hub::Follower;
 use crate::log::CommitError;
+use crate::log::committer::HANDOVERS_MAX;
 use crate::log::keys::read_position_key;
 use crate::log::kv::{Kv, Table};
 use crate::log::state::AppendRefusal;
+use parking_lot::Mutex;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -97,6 +100,43 @@ async fn waiting_appends_share_a_sync_and_keep_their_order() {
     }
     // One for what was under way when the others came, and one for all of those.
     assert!(store.count(Call::Sync) - syncs <= 2);
+}
+
+#[tokio::test]
+async fn a_batch_is_acknowledged_first_and_handed_to_some_who_follow() {
+    const OTHERS: usize = 6;
+    let paths = 1..=HANDOVERS_MAX + OTHERS;
+    let (world, store) = held(LogConfig::default()).await;
+    store.release(Call::Sync);
+    // Whether each was handed its append or told to look, and how many operations waited then.
+    let handed: Arc<Mutex<Vec<(bool, u64)>>> = Arc::default();
+    for path in paths.clone() {
+        world.create(&stream(path)).await;
+        let stream = world.stream(path).await;
+        let id = stream.tail().view().unwrap().meta.id;
+        let (handed, world) = (handed.clone(), Arc::downgrade(&world));
+        let follower = Follower::new(move |run| {
+            let waiting = world.upgrade().unwrap().log().figures().queued_operations;
+            handed.lock().push((run.is_some(), waiting));
+        });
+        assert!(stream.tail().follow(id, 0, &follower));
+    }
+    store.hold(Call::Sync);
+    let before = begin(&world, append(0, b"data"));
+    until(|| store.waits(Call::Sync)).await;
+    let writers: Vec<_> = paths
+        .map(|path| begin(&world, append(path, b"data")))
+        .collect();
+    let waiting = writers.len() as u64 + 1;
+    until(|| world.log().figures().queued_operations == waiting).await;
+    assert!(handed.lock().is_empty());
+    store.release(Call::Sync);
+    for writer in writers.into_iter().chain([before]) {
+        assert_eq!(writer.await.unwrap(), appended(8));
+    }
+    until(|| handed.lock().len() == HANDOVERS_MAX + OTHERS).await;
+    let expected = [vec![(true, 0); HANDOVERS_MAX], vec![(false, 0); OTHERS]].concat();
+    assert_eq!(*handed.lock(), expected);
 }
 
 #[tokio::test]
