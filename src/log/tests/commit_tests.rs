@@ -106,8 +106,9 @@ async fn waiting_appends_share_a_sync_and_keep_their_order() {
 async fn a_batch_is_acknowledged_first_and_handed_to_some_who_follow() {
     const OTHERS: usize = 6;
     let paths = 1..=HANDOVERS_MAX + OTHERS;
-    let (world, store) = held(LogConfig::default()).await;
-    store.release(Call::Sync);
+    let store = MemoryStore::new();
+    let world = Arc::new(World::over(&store, LogConfig::default()));
+    world.create(&stream(0)).await;
     // Whether each was handed its append or told to look, and how many operations waited then.
     let handed: Arc<Mutex<Vec<(bool, u64)>>> = Arc::default();
     for path in paths.clone() {
