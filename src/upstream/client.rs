@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{HeaderValue, StatusCode, Uri, Version, header};
 use pingora::connectors::http::Connector;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -32,9 +33,16 @@ pub struct Exchange {
     body: Option<Body>,
 }
 
+/// How much of a request's body is written before it is looked whether the upstream answers already.
+const PIECE_BYTES: usize = 64 << 10;
+/// How long the answer of an upstream that takes no more of a request is waited for.
+const REFUSAL_WAIT: Duration = Duration::from_secs(1);
+
 /// A body under way, with what is needed to give its connection back.
 struct Body {
     session: HttpSession,
+    /// Whether the upstream got the whole request.
+    is_asked: bool,
     peer: HttpPeer,
     connector: Arc<Connector>,
 }
@@ -77,9 +85,10 @@ impl Client {
             let (mut session, reused) = connected.map_err(connect_error)?;
             let exchanged = exchange(&mut session, peer, &head, &body, headers_timeout).await;
             match exchanged {
-                Ok(answer) => {
+                Ok((answer, is_asked)) => {
                     let body = Body {
                         session,
+                        is_asked,
                         peer: peer.clone(),
                         connector: self.connector.clone(),
                     };
@@ -116,14 +125,15 @@ impl Failed {
     }
 }
 
-/// Writes a request and reads the head of its answer.
+/// Writes a request and reads the head of its answer. Returns as well whether all of the request was
+/// written: an upstream may refuse it before.
 async fn exchange(
     session: &mut HttpSession,
     peer: &HttpPeer,
     head: &RequestHeader,
     body: &Bytes,
     headers_timeout: Duration,
-) -> Result<ResponseHeader, Failed> {
+) -> Result<(ResponseHeader, bool), Failed> {
     let unsent = |error| Failed { error, sent: false };
     let sent = |error| Failed { error, sent: true };
     session.set_write_timeout(peer.options.write_timeout);
@@ -136,15 +146,64 @@ async fn exchange(
     }
     let written = session.write_request_header(Box::new(head)).await;
     written.map_err(unsent)?;
-    if !body.is_empty() {
-        let written = session.write_request_body(body.clone(), false).await;
-        written.map_err(sent)?;
+    let mut early = None;
+    let is_asked = match write_body(session, body.clone(), may_switch, &mut early).await {
+        Ok(is_asked) => is_asked,
+        Err(error) => {
+            if early.is_none() {
+                early = Some(read_after(session, may_switch, error).await);
+            }
+            false
+        }
+    };
+    let answer = match early {
+        Some(answer) => answer,
+        None => timeout(headers_timeout, read_head(session, may_switch))
+            .await
+            .unwrap_or_else(|_| Error::e_explain(ErrorType::ReadTimedout, "waiting for an answer")),
+    };
+    answer.map(|answer| (answer, is_asked)).map_err(sent)
+}
+
+/// Writes the body of a request, and tells whether that is all of it: nobody wants the rest if the
+/// upstream refuses the request meanwhile. `early` is the head of an answer that comes so early.
+async fn write_body(
+    session: &mut HttpSession,
+    mut body: Bytes,
+    may_switch: bool,
+    early: &mut Option<Result<ResponseHeader, Box<Error>>>,
+) -> Result<bool, Box<Error>> {
+    while !body.is_empty() {
+        if early.is_none() {
+            *early = read_head(session, may_switch).now_or_never();
+        }
+        let wants_more = |answer: &Result<ResponseHeader, _>| {
+            answer.as_ref().is_ok_and(|head| head.status.is_success())
+        };
+        if !early.as_ref().is_none_or(wants_more) {
+            return Ok(false);
+        }
+        let piece = body.split_to(body.len().min(PIECE_BYTES));
+        session.write_request_body(piece, false).await?;
     }
-    session.finish_request_body().await.map_err(sent)?;
-    let answer = timeout(headers_timeout, read_head(session, may_switch)).await;
-    answer
-        .unwrap_or_else(|_| Error::e_explain(ErrorType::ReadTimedout, "waiting for an answer"))
-        .map_err(sent)
+    session.finish_request_body().await?;
+    Ok(true)
+}
+
+/// Reads the head of the answer of an upstream that takes no more of the request: it may have refused
+/// it, or say that it did nothing with it.
+async fn read_after(
+    session: &mut HttpSession,
+    may_switch: bool,
+    error: Box<Error>,
+) -> Result<ResponseHeader, Box<Error>> {
+    let is_http2 = matches!(session, HttpSession::H2(_));
+    match timeout(REFUSAL_WAIT, read_head(session, may_switch)).await {
+        Ok(Ok(answer)) => Ok(answer),
+        // Why the request was reset.
+        Ok(Err(reason)) if is_http2 => Err(reason),
+        _ => Err(error),
+    }
 }
 
 /// Reads the head of the answer; what comes before it, such as 103, is for nobody here.
@@ -256,8 +315,12 @@ impl Exchange {
 }
 
 impl Body {
-    /// Gives the connection back for the next request.
+    /// Gives the connection back for the next request, unless the upstream still waits for some of this
+    /// one.
     async fn release(self) {
+        if !self.is_asked && matches!(self.session, HttpSession::H1(_)) {
+            return;
+        }
         let idle = self.peer.idle_timeout();
         self.connector
             .release_http_session(self.session, &self.peer, idle)

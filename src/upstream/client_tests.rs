@@ -17,9 +17,11 @@ enum Step {
     Send(&'static str),
     /// Waits until the client has ended the connection.
     WaitForEnd,
+    /// Closes the connection, whatever still comes.
+    Close,
 }
 
-use Step::{Read, Send, WaitForEnd};
+use Step::{Close, Read, Send, WaitForEnd};
 
 struct Upstream {
     peer: HttpPeer,
@@ -64,6 +66,7 @@ async fn take(
                 requests.fetch_add(1, Ordering::Relaxed);
             }
             Send(bytes) => stream.write_all(bytes.as_bytes()).await.unwrap(),
+            Close => break,
             WaitForEnd => while stream.read(&mut [0; 64]).await.is_ok_and(|read| read > 0) {},
         }
     }
@@ -85,7 +88,7 @@ async fn get(client: &Client, upstream: &Upstream) -> Result<Exchange, ExchangeE
 }
 
 /// The body as far as it came, and how it ended.
-async fn body(exchange: &mut Exchange) -> (String, Result<(), ExchangeError>) {
+async fn body_of(exchange: &mut Exchange) -> (String, Result<(), ExchangeError>) {
     let mut body = Vec::new();
     let ended = loop {
         match exchange.next().await {
@@ -113,7 +116,7 @@ async fn each_way_to_end_a_body_is_an_end() {
     for _ in 0..3 {
         let mut exchange = get(&client, &upstream).await.unwrap();
         assert_eq!(exchange.head.status, 200);
-        let (text, ended) = body(&mut exchange).await;
+        let (text, ended) = body_of(&mut exchange).await;
         assert_eq!(text, "hello");
         ended.unwrap();
         // And again.
@@ -143,7 +146,7 @@ async fn a_body_that_breaks_off_is_no_end() {
     let client = Client::new();
     for _ in 0..3 {
         let mut exchange = get(&client, &upstream).await.unwrap();
-        let (text, ended) = body(&mut exchange).await;
+        let (text, ended) = body_of(&mut exchange).await;
         assert_eq!(text, "hello");
         assert!(matches!(ended, Err(ExchangeError::Broken(_))), "{ended:?}");
     }
@@ -169,7 +172,7 @@ async fn a_reset_is_no_end() {
         .unwrap();
     assert_eq!(exchange.next().await.unwrap().unwrap(), "hello");
     tell.send(()).unwrap();
-    let (_, ended) = body(&mut exchange).await;
+    let (_, ended) = body_of(&mut exchange).await;
     assert!(matches!(ended, Err(ExchangeError::Broken(_))), "{ended:?}");
 }
 
@@ -276,7 +279,7 @@ async fn what_was_sent_is_not_sent_again_unless_it_may_be_repeated() {
         let upstream = upstream(&[HANGING_UP, ANSWERING]).await;
         let client = Client::new();
         let mut first = get(&client, &upstream).await.unwrap();
-        body(&mut first).await.1.unwrap();
+        body_of(&mut first).await.1.unwrap();
         let second = request(method);
         let sent = client
             .send(&upstream.peer, second, Bytes::new(), PATIENCE)
@@ -284,5 +287,87 @@ async fn what_was_sent_is_not_sent_again_unless_it_may_be_repeated() {
         assert_eq!(sent.is_ok(), succeeds);
         let requests = upstream.requests.load(Ordering::Relaxed);
         assert_eq!(requests, if succeeds { 3 } else { 2 });
+    }
+}
+
+/// More than a socket takes that nobody reads from.
+const LARGE_BYTES: usize = 16 << 20;
+
+async fn post(upstream: &Upstream, body: Bytes) -> Result<Exchange, ExchangeError> {
+    let head = request(Method::POST);
+    Client::new()
+        .send(&upstream.peer, head, body, PATIENCE)
+        .await
+}
+
+#[tokio::test]
+async fn an_upstream_may_refuse_a_request_before_it_has_all_of_it() {
+    const REFUSAL: Step = Send("HTTP/1.1 413 Too Large\r\ncontent-length: 5\r\n\r\nlarge");
+    let mut upstream = upstream(&[&[Read, REFUSAL, Close], &[Read, REFUSAL, WaitForEnd]]).await;
+    for _ in 0..2 {
+        let body = Bytes::from(vec![b'x'; LARGE_BYTES]);
+        let mut exchange = post(&upstream, body).await.unwrap();
+        assert_eq!(exchange.head.status, 413);
+        assert_eq!(body_of(&mut exchange).await.0, "large");
+        // It waits for the rest of the request, and nobody else may use it.
+        drop(exchange);
+        upstream.ended.recv().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_answers_early_gets_the_whole_request_all_the_same() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let peer = HttpPeer::new(listener.local_addr().unwrap(), false, String::new());
+    tokio::spawn(async move {
+        let mut stream = listener.accept().await.unwrap().0;
+        let head = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n";
+        stream.write_all(head).await.unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"y") {
+            stream.read_buf(&mut request).await.unwrap();
+        }
+        let body = request
+            .windows(4)
+            .position(|end| end == b"\r\n\r\n")
+            .unwrap()
+            + 4;
+        let length = (request.len() - body).to_string();
+        stream.write_all(length.as_bytes()).await.unwrap();
+    });
+    let body = Bytes::from([vec![b'x'; LARGE_BYTES], vec![b'y']].concat());
+    let head = request(Method::POST);
+    let sent = Client::new().send(&peer, head, body, PATIENCE).await;
+    let (text, ended) = body_of(&mut sent.unwrap()).await;
+    assert_eq!(text, (LARGE_BYTES + 1).to_string());
+    ended.unwrap();
+}
+
+#[tokio::test]
+async fn an_upstream_of_http2_may_refuse_a_request_before_it_has_all_of_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut peer = HttpPeer::new(listener.local_addr().unwrap(), false, String::new());
+    peer.options.set_http_version(2, 2);
+    tokio::spawn(async move {
+        loop {
+            let stream = listener.accept().await.unwrap().0;
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                while let Some(Ok((_request, mut respond))) = connection.accept().await {
+                    respond.send_reset(h2::Reason::REFUSED_STREAM);
+                }
+            });
+        }
+    });
+    for length in [2, LARGE_BYTES] {
+        for _ in 0..20 {
+            let head = request(Method::POST);
+            let body = Bytes::from(vec![b'x'; length]);
+            let sent = Client::new().send(&peer, head, body, PATIENCE).await;
+            let Err(error) = sent else {
+                panic!("it was refused");
+            };
+            assert!(error.may_repeat(&Method::POST), "{length}: {error:?}");
+        }
     }
 }

@@ -50,6 +50,7 @@ impl Forwarding {
         client: &ClientFacts,
         host: Option<&HeaderValue>,
     ) {
+        remove_lookalikes(head);
         if !self.trusts_client(client) {
             for name in [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST] {
                 head.remove_header(&name);
@@ -97,6 +98,25 @@ impl Forwarding {
         self.trusted
             .iter()
             .any(|network| network.contains(&address))
+    }
+}
+
+/// Takes out what many an upstream takes for one of these headers: to CGI and its like, `X_Real_IP` is
+/// `X-Real-IP`. No proxy sends them so.
+fn remove_lookalikes(head: &mut RequestHeader) {
+    let names = head.headers.keys();
+    let lookalikes: Vec<_> = names
+        .filter(|name| name.as_str().contains('_'))
+        .filter(|name| {
+            let meant = name.as_str().replace('_', "-");
+            let ours = [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST];
+            let mut known = ours.into_iter().chain(X_OTHERS);
+            known.any(|known| known.as_str() == meant)
+        })
+        .cloned()
+        .collect();
+    for name in lookalikes {
+        head.remove_header(&name);
     }
 }
 

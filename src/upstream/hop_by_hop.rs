@@ -1,6 +1,6 @@
 //! Headers that are between two neighbours and not passed on: RFC 9110, section 7.6.1.
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 
 /// Those that are never passed on, besides `Transfer-Encoding`, `Upgrade` and `TE`.
@@ -57,6 +57,24 @@ pub(super) fn strip_passed_response(head: &mut ResponseHeader) {
     }
     for name in ALWAYS {
         head.remove_header(&name);
+    }
+    if head.status != StatusCode::UPGRADE_REQUIRED {
+        head.remove_header(&header::UPGRADE);
+    }
+    measure_once(head);
+}
+
+/// Has an answer say at most once how long its body is, and not at all where it has none (RFC 9110,
+/// section 8.6). HTTP/2 takes anything else for a broken answer.
+fn measure_once(head: &mut ResponseHeader) {
+    let lengths = head.headers.get_all(header::CONTENT_LENGTH);
+    let length = lengths.iter().next().cloned();
+    let is_several = lengths.iter().count() > 1;
+    if head.status == StatusCode::NO_CONTENT {
+        head.remove_header(&header::CONTENT_LENGTH);
+    } else if let Some(length) = length.filter(|_| is_several) {
+        // They agree: an answer with other lengths is none.
+        let _ = head.insert_header(header::CONTENT_LENGTH, length);
     }
 }
 

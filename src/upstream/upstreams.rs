@@ -224,6 +224,17 @@ impl Upstreams {
         self.response_headers.apply_to_response(head);
     }
 
+    /// As [`Self::prepare_response`], for the answer that agrees to an upgrade: the protocols that it
+    /// names are for both.
+    pub fn prepare_upgraded(&self, head: &mut ResponseHeader) {
+        let protocols = head.headers.get(header::UPGRADE).cloned();
+        self.prepare_response(head);
+        if let Some(protocols) = protocols {
+            let _ = head.insert_header(header::UPGRADE, protocols);
+        }
+        let _ = head.insert_header(header::CONNECTION, "Upgrade");
+    }
+
     /// As [`Self::prepare_response`], but leaves what says how the body is passed on.
     pub fn rewrite_response(&self, head: &mut ResponseHeader) {
         hop_by_hop::strip_passed_response(head);
