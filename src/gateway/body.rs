@@ -3,7 +3,7 @@
 use crate::config::Limits;
 use crate::serve::ServeError;
 use bytes::{Bytes, BytesMut};
-use http::header;
+use http::{HeaderMap, HeaderValue, header};
 use pingora::ErrorType;
 use pingora::protocols::http::ServerSession;
 use std::sync::Arc;
@@ -29,13 +29,15 @@ pub(super) struct Bodies {
 /// A body, and its share of the memory until it is done with.
 pub(super) struct Held {
     pub(super) bytes: Bytes,
-    _permits: Vec<OwnedSemaphorePermit>,
+    pub(super) permits: Vec<OwnedSemaphorePermit>,
 }
 
 impl Bodies {
     pub(super) fn new(limits: &Limits) -> Self {
         let bytes = limits.bodies_in_flight_bytes_max.max(limits.body_bytes_max);
-        let permits = (bytes / PERMIT_BYTES).clamp(1, Semaphore::MAX_PERMITS as u64);
+        let permits = bytes
+            .div_ceil(PERMIT_BYTES)
+            .clamp(1, Semaphore::MAX_PERMITS as u64);
         Self {
             permits: Arc::new(Semaphore::new(permits as usize)),
             bytes_max: limits.body_bytes_max,
@@ -55,21 +57,16 @@ impl Bodies {
         if session.is_body_empty() {
             return Ok(Held {
                 bytes: Bytes::new(),
-                _permits: Vec::new(),
+                permits: Vec::new(),
             });
         }
-        let expects = session
-            .get_header(header::EXPECT)
-            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         let length = content_length(session);
         if length.is_some_and(|length| length > self.bytes_max) {
-            if !expects {
-                self.drain(session).await;
-            }
+            self.drain(session).await;
             return Err(self.too_large());
         }
         session.set_read_timeout(Some(self.timeout));
-        if expects {
+        if waits_to_send(session) {
             let keepalive = session.get_keepalive();
             let told = session.write_continue_response().await;
             told.map_err(|_| ServeError::BodyBroken)?;
@@ -104,21 +101,21 @@ impl Bodies {
             }
             // As the bytes come: what is only announced must not hold others up.
             if total > reserved {
-                let step = (total - reserved).max(reserved.min(RESERVE_STEP_BYTES));
+                // More than the longest body might wait for itself.
+                let ahead = reserved.min(RESERVE_STEP_BYTES);
+                let step = ahead.min(self.bytes_max.saturating_sub(reserved));
+                let step = step.max(total - reserved).div_ceil(PERMIT_BYTES);
                 permits.push(self.reserve(step).await?);
-                reserved += step;
+                reserved += step * PERMIT_BYTES;
             }
             if length == Some(bytes.len() as u64) {
-                return Ok(Held {
-                    bytes,
-                    _permits: permits,
-                });
+                return Ok(Held { bytes, permits });
             }
             whole.extend_from_slice(&bytes);
         }
         Ok(Held {
             bytes: whole.freeze(),
-            _permits: permits,
+            permits,
         })
     }
 
@@ -134,8 +131,8 @@ impl Bodies {
             })
     }
 
-    async fn reserve(&self, bytes: u64) -> Result<OwnedSemaphorePermit, ServeError> {
-        let permits = bytes.div_ceil(PERMIT_BYTES) as u32;
+    async fn reserve(&self, permits: u64) -> Result<OwnedSemaphorePermit, ServeError> {
+        let permits = permits as u32;
         if let Ok(permit) = self.permits.clone().try_acquire_many_owned(permits) {
             return Ok(permit);
         }
@@ -161,6 +158,11 @@ impl Bodies {
         if session.is_body_done() {
             return;
         }
+        if waits_to_send(session) {
+            // It may send the body all the same, or another request.
+            session.set_keepalive(None);
+            return;
+        }
         session.set_read_timeout(Some(self.timeout));
         let _ = timeout(DRAIN_TIME_MAX, session.drain_request_body()).await;
     }
@@ -169,4 +171,25 @@ impl Bodies {
 pub(super) fn content_length(session: &ServerSession) -> Option<u64> {
     let value = session.get_header(header::CONTENT_LENGTH)?;
     value.to_str().ok()?.trim().parse().ok()
+}
+
+/// Whether the client sends no body before it is told to (RFC 9110, section 10.1.1).
+fn waits_to_send(session: &ServerSession) -> bool {
+    let expects = session
+        .get_header(header::EXPECT)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    expects && session.response_written().is_none()
+}
+
+/// Whether every server sees the same end of a request: it has one length at the most, and no coding
+/// but chunks.
+pub(super) fn ends_clearly(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let is_one = |length: &HeaderValue| !length.as_bytes().contains(&b',');
+    let is_chunked = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    lengths.next().is_none_or(is_one)
+        && lengths.next().is_none()
+        && codings.next().is_none_or(is_chunked)
+        && codings.next().is_none()
 }

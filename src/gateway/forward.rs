@@ -1,8 +1,9 @@
 //! Passing requests on to upstreams, by Pingora's `HttpProxy`.
 
-use super::body::content_length;
+use super::body::{content_length, ends_clearly};
 use super::edge::Passing;
 use super::facts::{access, client_facts};
+use super::http10::{self, Unchunking};
 use super::respond::{self, CLIENT_LEFT};
 use super::routes::{Building, has_dot_segments};
 use super::upgrade::wants_upgrade;
@@ -10,14 +11,14 @@ use crate::observe::access::Finished;
 use crate::observe::metrics::{
     Held, Metrics, Mode as ModeLabel, RouteMetrics, UpstreamFailure, UpstreamMetrics,
 };
-use crate::protocol::request::RequestError;
 use crate::serve::ServeError;
 use crate::upstream::{Client, Picked, Upstreams, failure_of};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use http::{Method, header};
+use http::{StatusCode, header};
 use pingora::apps::{HttpServerApp, ReusedHttpStream};
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::modules::http::HttpModules;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::l4::socket::SocketAddr;
 use pingora::protocols::{Digest, Stream};
@@ -94,8 +95,10 @@ impl Forwarder {
             keeping: keeping.clone(),
             passing,
         };
+        let mut proxy = HttpProxy::new(forward, Arc::new(conf));
+        proxy.handle_init_modules();
         Self {
-            proxy: Arc::new(HttpProxy::new(forward, Arc::new(conf))),
+            proxy: Arc::new(proxy),
             client: Client::new(),
             upstreams,
             route,
@@ -107,11 +110,12 @@ impl Forwarder {
     /// Agrees to pass a request on, unless it is one that no upstream should get.
     pub(super) fn accept(
         self: &Arc<Self>,
-        session: &ServerSession,
+        session: &mut ServerSession,
     ) -> Result<Arc<Self>, ServeError> {
         let request = session.req_header();
-        if request.method == Method::CONNECT {
-            return Err(ServeError::Tunnel);
+        if !ends_clearly(&request.headers) {
+            session.set_keepalive(None);
+            return Err(ServeError::Malformed);
         }
         // An upstream would resolve them, and leave the paths that the route is for.
         if has_dot_segments(request.uri.path()) {
@@ -252,9 +256,7 @@ impl Forward {
             (ErrorSource::Downstream, ErrorType::ReadTimedout) => Some(ServeError::BodyTimeout {
                 seconds: self.keeping.body_timeout.as_secs(),
             }),
-            (ErrorSource::Downstream, ErrorType::InvalidHTTPHeader) => {
-                Some(RequestError::HeaderText(header::CONNECTION).into())
-            }
+            (ErrorSource::Downstream, ErrorType::InvalidHTTPHeader) => Some(ServeError::Malformed),
             (
                 ErrorSource::Downstream,
                 ErrorType::ConnectionClosed
@@ -284,8 +286,16 @@ impl ProxyHttp for Forward {
         }
     }
 
+    fn init_downstream_modules(&self, modules: &mut HttpModules) {
+        modules.add_module(Box::new(Unchunking));
+    }
+
     async fn early_request_filter(&self, session: &mut Session, _: &mut Context) -> Result<()> {
-        self.keeping.apply(session.as_downstream_mut());
+        let session = session.as_downstream_mut();
+        self.keeping.apply(session);
+        if http10::is_old(session.req_header().version) {
+            session.set_ignore_info_resp(true);
+        }
         Ok(())
     }
 
@@ -367,6 +377,11 @@ impl ProxyHttp for Forward {
         response: &mut ResponseHeader,
         _: &mut Context,
     ) -> Result<()> {
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            // Who asks for an upgrade does not come here.
+            return Error::e_explain(ErrorType::InvalidHTTPHeader, "an upgrade not asked for")
+                .map_err(Error::into_up);
+        }
         if response.status.is_informational() {
             return Ok(());
         }
@@ -374,6 +389,21 @@ impl ProxyHttp for Forward {
         if let Some(passing) = &self.passing {
             // Before its client sees the answer: what it asks next must see what it wrote.
             passing.answered(session.as_downstream(), response).await;
+        }
+        Ok(())
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        _: &mut Context,
+    ) -> Result<()> {
+        let session = session.as_downstream_mut();
+        let is_measured = response.headers.contains_key(header::CONTENT_LENGTH);
+        if http10::is_old(session.req_header().version) && !is_measured {
+            // The end of the body is that of the connection.
+            session.set_keepalive(None);
         }
         Ok(())
     }

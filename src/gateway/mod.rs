@@ -9,6 +9,7 @@ mod events;
 mod facts;
 mod following;
 mod forward;
+mod http10;
 mod listen;
 mod plain;
 mod playing;

@@ -14,13 +14,14 @@ use crate::serve::ServeError;
 use crate::upstream::{ClientFacts, Exchange, Picked};
 use crate::waits::in_time;
 use bytes::Bytes;
-use http::{StatusCode, header};
+use http::{HeaderMap, HeaderName, StatusCode, header};
 use pingora::apps::{HttpPersistentSettings, ReusedHttpStream};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::l4::socket::SocketAddr;
 use std::io;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
@@ -28,25 +29,31 @@ use tokio::time::{sleep, timeout};
 
 /// The longest wait for the head of an answer where the route has no timeout.
 const HEAD_WAIT_MAX: Duration = Duration::from_hours(1);
-/// How long the rest of an answer may take after the client has ended its direction.
+/// How long one direction may be silent after the other has ended.
 const LINGER: Duration = Duration::from_secs(5);
 /// What each direction may hold.
 const BUFFER_BYTES: usize = 8 << 10;
 
 /// Whether a request asks for an upgrade that is passed on. One to HTTP/2 is not: it would get
-/// around the rules of this server.
+/// around the rules of this server. Nor is one that `Connection` does not name: it is somebody else's
+/// (RFC 9110, section 7.8).
 pub(super) fn wants_upgrade(session: &ServerSession) -> bool {
-    let wanted = session.req_header().headers.get_all(header::UPGRADE);
-    let to_http2 = wanted.iter().any(|value| {
-        let value = value.as_bytes().to_ascii_lowercase();
-        value.split(|byte| *byte == b',').any(|protocol| {
-            let protocol = protocol.trim_ascii();
-            protocol.starts_with(b"h2") || protocol.starts_with(b"http/")
-        })
-    });
+    let headers = &session.req_header().headers;
+    let to_http2 = elements(headers, &header::UPGRADE)
+        .any(|protocol| protocol.starts_with(b"h2") || protocol.starts_with(b"http/"));
+    let is_named = elements(headers, &header::CONNECTION).any(|option| option == b"upgrade");
     let has_body = content_length(session).is_some_and(|length| length > 0)
         || session.get_header(header::TRANSFER_ENCODING).is_some();
-    session.is_upgrade_req() && !to_http2 && !has_body
+    session.is_upgrade_req() && is_named && !to_http2 && !has_body
+}
+
+/// The elements of a header that is a list, in lower case.
+fn elements(headers: &HeaderMap, name: &HeaderName) -> impl Iterator<Item = Vec<u8>> {
+    let values = headers.get_all(name).iter();
+    values.flat_map(|value| {
+        let elements = value.as_bytes().split(|byte| *byte == b',');
+        elements.map(|element| element.trim_ascii().to_ascii_lowercase())
+    })
 }
 
 /// A request for an upgrade, as it is written down at its end.
@@ -71,6 +78,8 @@ impl Forwarder {
             began: Instant::now(),
         };
         let facts = client_facts(&session);
+        // What is sent ahead is put behind the end of the body, which has to be known before.
+        session.is_body_done();
         let answer = tokio::select! {
             biased;
             answer = Box::pin(self.ask(&asked.head, &facts)) => answer,
@@ -115,7 +124,7 @@ impl Forwarder {
             metrics.failed(error.failure());
             let upstream = picked.authority();
             tracing::warn!(upstream, cause = %error.cause(), "an upstream failed");
-            if !error.is_unsent() || tried.len() >= upstreams.retries {
+            if !error.may_repeat(&request.method) || tried.len() >= upstreams.retries {
                 return Err(ServeError::Upstream(error.failure()));
             }
             picked.avoid();
@@ -155,8 +164,10 @@ impl Forwarder {
     /// Tells the client that the upstream agreed, and lets bytes through until it is over. Returns
     /// how many the client got.
     async fn switch(&self, session: ServerSession, exchange: Exchange) -> u64 {
+        let mut agreed = exchange.head.clone();
+        self.upstreams.prepare_upgraded(&mut agreed);
         let mut head = Vec::new();
-        write_head(&exchange.head, &mut head);
+        write_head(&agreed, &mut head);
         let ends = (take_apart(session).await, exchange.switch().await);
         let (Some((client, early)), Some((upstream, first))) = ends else {
             return 0;
@@ -196,7 +207,7 @@ impl Forwarder {
     }
 }
 
-/// The head of an upstream's 101 as the client gets it: the protocols that it names are for both.
+/// The head of an upstream's 101 as the client gets it.
 fn write_head(head: &ResponseHeader, to: &mut Vec<u8>) {
     to.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\n");
     head.header_to_h1_wire(to);
@@ -221,11 +232,11 @@ impl Tunnel {
         let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
         let up = self.pump(upstream.1, &mut from_client, &mut to_upstream, &sent);
         let down = self.pump(client.1, &mut from_upstream, &mut to_client, &received);
-        let mut down = std::pin::pin!(down);
+        let (mut up, mut down) = (pin!(up), pin!(down));
         let over = async {
             tokio::select! {
-                () = up => drop(timeout(LINGER, &mut down).await),
-                () = &mut down => {}
+                () = &mut up => linger(down, &received).await,
+                () = &mut down => linger(up, &sent).await,
             }
         };
         let silent = async {
@@ -241,6 +252,7 @@ impl Tunnel {
         received.load(Ordering::Relaxed).saturating_sub(head)
     }
 
+    /// Passes on what comes, until one end is over, and tells the other.
     async fn pump(
         &self,
         first: &[u8],
@@ -274,5 +286,52 @@ impl Tunnel {
         in_time(self.write_timeout, written).await??;
         bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
         Ok(())
+    }
+}
+
+/// Lets a direction go on until it ends or is silent; `bytes` counts what goes through.
+async fn linger(mut direction: Pin<&mut impl Future<Output = ()>>, bytes: &AtomicU64) {
+    loop {
+        let before = bytes.load(Ordering::Relaxed);
+        let ended = timeout(LINGER, &mut direction).await.is_ok();
+        if ended || bytes.load(Ordering::Relaxed) == before {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHORT: Duration = Duration::from_secs(4);
+
+    /// For how long a direction goes on through which so many pieces come.
+    async fn lingered(pieces: u32, ends: bool) -> Duration {
+        let began = tokio::time::Instant::now();
+        let bytes = AtomicU64::new(7);
+        let direction = pin!(async {
+            for _ in 0..pieces {
+                sleep(SHORT).await;
+                bytes.fetch_add(1, Ordering::Relaxed);
+            }
+            if !ends {
+                std::future::pending::<()>().await;
+            }
+        });
+        linger(direction, &bytes).await;
+        began.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_direction_goes_on_as_long_as_something_comes() {
+        assert_eq!(lingered(0, true).await, Duration::ZERO);
+        assert_eq!(lingered(10, true).await, 10 * SHORT);
+        assert_eq!(lingered(0, false).await, LINGER);
+        let silence = lingered(10, false).await.saturating_sub(10 * SHORT);
+        assert!(
+            silence > Duration::ZERO && silence <= 2 * LINGER,
+            "{silence:?}"
+        );
     }
 }

@@ -3,7 +3,7 @@
 
 use std::io::ErrorKind;
 use std::thread::ScopedJoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -457,6 +457,37 @@ fn a_client_that_expects_100_is_told_to_go_on() {
         assert_eq!(connection.response().unwrap().status, 204);
     }
     assert_eq!(server.read_all(&target), b"abcabcabc");
+}
+
+#[test]
+fn a_client_that_expects_100_is_refused_before_it_sends() {
+    // Less than it is read on for the sake of others.
+    const AT_ONCE: Duration = Duration::from_secs(25);
+    let setup = Setup {
+        limits: "body_bytes_max = \"1KiB\"".to_owned(),
+        ..Setup::quick()
+    };
+    let server = setup.start();
+    for (target, length, status) in [
+        (unique("large"), 2000, 413),
+        (unique("nothing"), 5, 404),
+        ("/nowhere".to_owned(), 5, 404),
+    ] {
+        let began = Instant::now();
+        let mut connection = server.connect();
+        let head = format!(
+            "POST {target} HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/plain\r\n\
+             content-length: {length}\r\nexpect: 100-continue\r\n\r\n"
+        );
+        connection.send(head.as_bytes()).unwrap();
+        let mut answer = connection.read_head().unwrap();
+        if answer.status == 100 {
+            connection.send(&vec![b'x'; length]).unwrap();
+            answer = connection.read_head().unwrap();
+        }
+        assert_eq!(answer.status, status, "{target}");
+        assert!(began.elapsed() < AT_ONCE, "{target}");
+    }
 }
 
 #[test]

@@ -271,6 +271,132 @@ fn what_comes_with_an_upgrade_is_not_lost() {
     }
 }
 
+/// An upstream that answers upgrades when it is told to: with 101, and then bytes with the same bytes,
+/// or, on other paths than /ws, as a request for something else.
+fn switching_later() -> (Upstream, Sender<()>) {
+    let (go, told) = channel();
+    let told = Mutex::new(told);
+    let upstream = Upstream::start(move |call, peer| {
+        if call.header("upgrade").is_none() {
+            return peer.answer(call.method.as_bytes());
+        }
+        told.lock().unwrap().recv().unwrap();
+        if call.target != "/ws" {
+            return peer.send(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n");
+        }
+        peer.send(
+            b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: test/1\r\n\r\n",
+        )?;
+        loop {
+            let some = peer.read_some()?;
+            if some.is_empty() {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+            peer.send(&some)?;
+        }
+    });
+    (upstream, go)
+}
+
+#[test]
+fn what_comes_while_an_upgrade_is_asked_for_is_not_lost() {
+    let (upstream, go) = switching_later();
+    let server = proxy(&[upstream.url()], "");
+    let headers = [("connection", "Upgrade"), ("upgrade", "test/1")];
+    let asked = |target: &str, calls: usize| {
+        let mut connection = server.connect();
+        connection
+            .send_request("GET", target, &headers, b"")
+            .unwrap();
+        wait_until("it is asked", || upstream.calls().len() > calls);
+        connection
+    };
+    let mut connection = asked("/ws", 0);
+    connection.send(b"early").unwrap();
+    // Long enough for it to be seen; if it is not, the test sees less.
+    std::thread::sleep(Duration::from_millis(100));
+    go.send(()).unwrap();
+    assert_eq!(connection.read_head().unwrap().status, 101);
+    assert_eq!(exactly(&mut connection, 5), b"early");
+    let mut connection = asked("/refused", 1);
+    connection.send_request("GET", "/next", &[], b"").unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    go.send(()).unwrap();
+    assert_eq!(connection.response().unwrap().status, 401);
+    assert_eq!(connection.response().unwrap().body, b"GET");
+}
+
+#[test]
+fn an_upgrade_is_asked_for_by_the_neighbour_alone() {
+    let upstream = switching();
+    let server = proxy(&[upstream.url()], "");
+    for headers in [
+        &[("upgrade", "websocket")][..],
+        &[("connection", "keep-alive"), ("upgrade", "websocket")],
+    ] {
+        assert_eq!(server.call("GET", "/", headers, b"").status, 200);
+        assert_eq!(upstream.last_call().header("upgrade"), None);
+    }
+}
+
+#[test]
+fn headers_of_an_agreed_upgrade_are_changed_as_the_route_says() {
+    let upstream = switching();
+    let settings = "[site.route.reverse_proxy.response_headers]\nset = { X-Answer = \"ours\" }\nremove = [\"Sec-WebSocket-Accept\"]";
+    let server = proxy(&[upstream.url()], settings);
+    let mut connection = server.connect();
+    let headers = [("connection", "Upgrade"), ("upgrade", "test/1")];
+    connection.send_request("GET", "/", &headers, b"").unwrap();
+    let head = connection.read_head().unwrap();
+    assert_eq!((head.status, head.expect("upgrade")), (101, "test/1"));
+    assert_eq!(head.expect("connection"), "Upgrade");
+    assert_eq!(head.expect("x-answer"), "ours");
+    assert_eq!(head.header("sec-websocket-accept"), None);
+}
+
+#[test]
+fn an_upgrade_that_nobody_asked_for_is_no_answer() {
+    let upstream = Upstream::start(|_, peer| {
+        peer.send(b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: test/1\r\n\r\nraw")
+    });
+    let server = proxy(&[upstream.url()], "");
+    let answer = server.call("GET", "/", &[], b"");
+    assert_eq!(assert_problem(&answer, 502), "UPSTREAM_INVALID");
+}
+
+#[test]
+fn a_client_of_http10_gets_what_it_knows() {
+    let upstream = Upstream::start(|call, peer| {
+        peer.send(b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n")?;
+        if call.target == "/measured" {
+            return peer.answer(b"hello world");
+        }
+        peer.begin_chunked("text/plain")?;
+        for piece in ["hello", " world", ""] {
+            peer.chunk(piece.as_bytes())?;
+        }
+        Ok(())
+    });
+    let server = proxy(&[upstream.url()], "");
+    for target in ["/chunked", "/measured"] {
+        let mut connection = server.connect();
+        let request = format!("GET {target} HTTP/1.0\r\nconnection: keep-alive\r\n\r\n");
+        connection.send(request.as_bytes()).unwrap();
+        let head = connection.read_head().unwrap();
+        assert_eq!(head.status, 200, "no interim answer");
+        assert_eq!(head.header("transfer-encoding"), None);
+        let mut body = Vec::new();
+        connection
+            .read_body("GET", &head, &mut |part| body.extend_from_slice(part))
+            .unwrap();
+        assert_eq!(body, b"hello world");
+        assert!(
+            connection.is_closed(),
+            "the end of the body is that of the connection"
+        );
+    }
+}
+
 #[test]
 fn an_upgrade_that_is_refused_is_an_ordinary_request() {
     let upstream = Upstream::echo();
@@ -393,6 +519,36 @@ fn what_can_never_be_recorded_is_passed_on() {
     assert_eq!(connection.read_head().unwrap().status, 101);
     connection.send(b"hello").unwrap();
     assert_eq!(exactly(&mut connection, 5), b"hello");
+}
+
+#[test]
+fn an_upgrade_that_is_not_passed_on_keeps_nothing_from_being_recorded() {
+    let upstream = Upstream::start(|call, peer| {
+        peer.body(call)?;
+        peer.begin_chunked("text/event-stream")?;
+        peer.chunk(b"data: 1\n\n")?;
+        peer.chunk(b"")
+    });
+    let setup = Setup {
+        site: format!(
+            "[[site.route]]\npath = \"/*\"\nrecord = {{ upstreams = [\"{}\"] }}",
+            upstream.url()
+        ),
+        ..Setup::quick()
+    };
+    let server = setup.start();
+    let to_http2 = [
+        ("connection", "Upgrade, HTTP2-Settings"),
+        ("upgrade", "h2c"),
+        ("http2-settings", "AAMAAABkAARAAAAAAAIAAAAA"),
+    ];
+    let with_body = [("connection", "Upgrade"), ("upgrade", "websocket")];
+    for headers in [&to_http2[..], &with_body[..]] {
+        let answer = server.call("POST", "/", headers, b"{}");
+        answer.expect("stream-url");
+        assert_eq!(answer.body, b"data: 1\n\n");
+        assert_eq!(upstream.last_call().header("upgrade"), None);
+    }
 }
 
 #[test]
