@@ -88,7 +88,8 @@ impl Gateway {
         let body = self.bodies.read(session).await?;
         let request = Request {
             head,
-            body: body.bytes.clone(),
+            body: body.bytes,
+            memory: Arc::new(body.permits),
             client: client_facts(session),
             allowed: Some(allowed),
         };
@@ -324,8 +325,8 @@ fn reply(head: Head, body: Body) -> Answer {
 
 /// Whether a query is that of a signed URL, be it a valid one or not.
 fn is_signed(query: &str) -> bool {
-    let mut names = query.split('&').filter_map(|part| part.split('=').next());
-    names.any(|name| matches!(name, "signature" | "expires"))
+    let mut parameters = url::form_urlencoded::parse(query.as_bytes());
+    parameters.any(|(name, _)| matches!(&*name, "signature" | "expires"))
 }
 
 /// The secrets of the services that may use a route.
@@ -350,7 +351,7 @@ impl Secrets {
     fn check(&self, request: &RequestHeader) -> Result<(), ServeError> {
         let query = request.uri.query().unwrap_or_default();
         let parameter = url::form_urlencoded::parse(query.as_bytes())
-            .find(|(name, _)| name == "secret")
+            .find(|(name, value)| name == "secret" && !value.is_empty())
             .map(|(_, value)| value.into_owned());
         let given = parameter.or_else(|| bearer(request));
         let given = given.ok_or(ServeError::NoSecret)?;

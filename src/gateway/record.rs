@@ -2,14 +2,14 @@
 
 use super::facts::{base_url, client_facts};
 use super::session::{Answer, Asked, Gateway};
+use super::upgrade::wants_upgrade;
 use crate::protocol::names;
 use crate::protocol::reply::Head;
 use crate::recorder::{Opened, Request, Route};
 use crate::serve::{Body, Reply, ServeError};
 use crate::types::StreamPath;
-use http::header::{self, HeaderValue};
-use http::{HeaderName, Method, StatusCode};
-use pingora::http::{RequestHeader, ResponseHeader};
+use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 use std::sync::Arc;
 
@@ -25,7 +25,8 @@ impl Gateway {
         let body = self.bodies.read(session).await?;
         let request = Request {
             head: session.req_header().clone(),
-            body: body.bytes.clone(),
+            body: body.bytes,
+            memory: Arc::new(body.permits),
             client: client_facts(session),
             allowed: None,
         };
@@ -38,8 +39,13 @@ impl Gateway {
         };
         match opened {
             Opened::Passed(response) => Ok(Answer::Passed(response)),
-            Opened::Complete { path, end } => {
+            Opened::Complete {
+                head: recorded,
+                path,
+                end,
+            } => {
                 let mut head = Head::new(StatusCode::NO_CONTENT, false);
+                let_read(&mut head, &recorded.headers);
                 head.set_no_store();
                 head.set_closed(true, end.as_deref());
                 head.set_string(names::STREAM_URL, self.stream_url(session, route, &path));
@@ -75,24 +81,38 @@ impl Gateway {
 
 /// Whether an answer to this request can never be a recording, so that it need not wait for the
 /// whole body.
-pub(super) fn is_never_recorded(request: &RequestHeader) -> bool {
-    let upgrade = request.headers.contains_key(header::UPGRADE);
-    upgrade
-        || !matches!(
-            request.method,
-            Method::GET | Method::POST | Method::PUT | Method::PATCH
-        )
+pub(super) fn is_never_recorded(session: &ServerSession) -> bool {
+    let recorded = matches!(
+        session.req_header().method,
+        Method::GET | Method::POST | Method::PUT | Method::PATCH
+    );
+    !recorded || wants_upgrade(session)
 }
 
 /// Tells a client where the stream of its answer is.
 fn name_stream(head: &mut ResponseHeader, url: &str) {
     let link = format!("<{url}>; rel=\"alternate\"");
-    for (name, value) in [(names::STREAM_URL, url), (header::LINK, &link)] {
-        if let Ok(value) = HeaderValue::try_from(value) {
-            let _ = head.append_header(name, value);
+    // Whose the upstream's own is, if it has one, its reader could not tell.
+    let _ = head.insert_header(names::STREAM_URL, url);
+    let _ = head.append_header(header::LINK, link);
+    expose(head, &[names::STREAM_URL, header::LINK]);
+}
+
+/// Lets the pages read an answer that may read the recorded one.
+fn let_read(head: &mut Head, recorded: &HeaderMap) {
+    for name in [
+        header::ACCESS_CONTROL_ALLOW_ORIGIN,
+        header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
+        header::VARY,
+    ] {
+        if let Some(value) = recorded.get(&name) {
+            head.set(name, value.clone());
         }
     }
-    expose(head, &[names::STREAM_URL, header::LINK]);
+    if recorded.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN) {
+        let exposed = "stream-url, stream-closed, stream-end";
+        head.set_text(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+    }
 }
 
 /// Lets pages read these headers, if the upstream lets them read the answer.

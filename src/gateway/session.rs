@@ -231,6 +231,9 @@ impl Gateway {
         request: &Parts,
         target_bytes: usize,
     ) -> Result<&Arc<Route>, ServeError> {
+        if request.method == Method::CONNECT {
+            return Err(ServeError::Tunnel);
+        }
         if target_bytes > self.path_bytes_max {
             return Err(ServeError::PathTooLong {
                 bytes_max: self.path_bytes_max,
@@ -259,7 +262,7 @@ impl Gateway {
         match &route.kind {
             Kind::Streams(streams) => self.serve(session, route, streams, asked).await,
             Kind::Edge(edge) => Box::pin(self.edge(session, route, edge, asked)).await,
-            Kind::Record(_, forwarder) if record::is_never_recorded(session.req_header()) => {
+            Kind::Record(_, forwarder) if record::is_never_recorded(session) => {
                 forwarder.accept(session).map(Answer::Forward)
             }
             Kind::Record(record, _) => Box::pin(self.record(session, record, asked)).await,

@@ -235,6 +235,7 @@ impl Call {
             stream,
             meta: created.meta,
             note,
+            begin: 0,
         }))
     }
 }

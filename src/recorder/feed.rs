@@ -10,13 +10,12 @@ use super::recording::{Asked, Recording, Started};
 use super::route::Route;
 use super::upstream::Response;
 use super::{Reader, RecordError, Recorder};
-use crate::log::AppendError;
+use crate::log::{AppendError, Stream};
 use crate::observe::metrics::{Held, Way};
-use crate::types::Outcome;
+use crate::types::{Outcome, Position};
 use http::{HeaderValue, StatusCode, header};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio_util::sync::CancellationToken;
 
 /// Waits between two connections: doubled from the first to the last, each cut by chance, so that
 /// servers that lost the same upstream do not come back together.
@@ -51,10 +50,13 @@ impl Recorder {
         loop {
             if let Some(recording) = self.running(&path) {
                 let reader = recording.enter();
+                let is_early = recording.is_calling();
                 if let Some(started) = recording.started().await {
                     self.metrics.recordings.attached(Way::Feed).inc();
-                    let over = &recording.over;
-                    return self.follow(route, &started, last_event, reader, over).await;
+                    let playback = self.playback(route, &started, &recording, reader);
+                    // What comes because of this request, too.
+                    let from = is_early.then_some(started.begin);
+                    return self.follow(&started, playback, from, last_event).await;
                 }
             }
             let Some(running) = self.claim(&path, id, &asked, true) else {
@@ -65,8 +67,9 @@ impl Recorder {
             return match self.start(route, running, request).await? {
                 Answered::Passed(response) => Ok(Opened::Passed(response)),
                 Answered::Recording { started, .. } => {
-                    let over = &recording.over;
-                    self.follow(route, &started, last_event, reader, over).await
+                    let playback = self.playback(route, &started, &recording, reader);
+                    let from = Some(started.begin);
+                    self.follow(&started, playback, from, last_event).await
                 }
             };
         }
@@ -98,23 +101,33 @@ impl Recorder {
         }
     }
 
-    async fn follow(
+    fn playback(
         &self,
         route: &Route,
         started: &Started,
-        last_event: Option<LastEvent>,
+        recording: &Recording,
         reader: Reader,
-        over: &CancellationToken,
+    ) -> Playback {
+        let playback = Playback::new(&self.log, started, route.heartbeat, Some(reader));
+        playback.until(&recording.over)
+    }
+
+    /// The answer for a client of a feed: what comes after the event that it saw last or, if it saw none
+    /// that is there, from `from` on.
+    async fn follow(
+        &self,
+        started: &Started,
+        mut playback: Playback,
+        from: Option<Position>,
+        last_event: Option<LastEvent>,
     ) -> Result<Opened, RecordError> {
-        let path = started.stream.path().clone();
         let view = started.stream.view(self.clock.now_ms());
         let view = view.map_err(|_| RecordError::Aborted)?;
-        let playback = Playback::new(&self.log, started, route.heartbeat, Some(reader));
-        let mut playback = playback.until(over);
-        playback.go_to(view.tail);
+        playback.go_to(from.unwrap_or(view.tail).max(view.earliest));
         if let Some(last_event) = &last_event {
             playback.skip_behind(last_event, view.earliest).await?;
         }
+        let path = started.stream.path().clone();
         Ok(recorded(started, path, playback))
     }
 }
@@ -206,7 +219,13 @@ impl Call {
                 "the upstream of a feed is gone"
             );
             match self
-                .again(response, request, pump.last_id(), &mut backoff)
+                .again(
+                    response,
+                    request,
+                    pump.last_id(),
+                    &mut backoff,
+                    &started.stream,
+                )
                 .await
             {
                 Next::Again => {}
@@ -222,6 +241,7 @@ impl Call {
         request: &Request,
         last_id: Option<&[u8]>,
         backoff: &mut Duration,
+        stream: &Arc<Stream>,
     ) -> Next {
         let metrics = &self.recorder.metrics.recordings;
         loop {
@@ -232,6 +252,7 @@ impl Call {
                 () = self.recorder.interrupt_feeds.cancelled() => return Next::Over,
             }
             metrics.reconnects.inc();
+            self.recorder.log.touch(stream);
             match self.called(after(request, last_id)).await {
                 Ok(next) if self.route.records(next.head.status, &next.head.headers) => {
                     *response = next;

@@ -13,6 +13,9 @@ const LINE_TYPES: [&str; 3] = [
     "application/jsonlines",
 ];
 
+/// What UTF-8 may begin with, and is no part of the text.
+pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// What the pieces of an answer are: where a batch of it ends, and a comment may be put in between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
@@ -55,6 +58,8 @@ pub(super) struct Splitter {
     ids: u32,
     /// Whether what holds no event is left out.
     events_only: bool,
+    /// Whether nothing is complete of what the present connection brings.
+    at_start: bool,
     last_id: LastId,
 }
 
@@ -71,6 +76,7 @@ impl Splitter {
             complete: 0,
             ids: 0,
             events_only: false,
+            at_start: true,
             last_id: LastId::default(),
         }
     }
@@ -92,6 +98,7 @@ impl Splitter {
     pub(super) fn drop_part(&mut self) {
         self.pending.truncate(self.complete);
         self.scanner = Scanner::new();
+        self.at_start = true;
         self.last_id.drop_part();
     }
 
@@ -133,9 +140,21 @@ impl Splitter {
                 if self.events_only && !end.has_field {
                     self.pending.truncate(self.complete);
                 }
+                self.drop_mark();
                 self.complete = self.pending.len();
             }
             chunk = &chunk[piece.len..];
+        }
+    }
+
+    /// Leaves a byte order mark out of a feed: what it begins is not the beginning of the stream.
+    fn drop_mark(&mut self) {
+        if std::mem::take(&mut self.at_start)
+            && self.events_only
+            && self.pending[self.complete..].starts_with(BYTE_ORDER_MARK)
+        {
+            let event = self.pending.split_off(self.complete);
+            self.pending.put_slice(&event[BYTE_ORDER_MARK.len()..]);
         }
     }
 
@@ -217,6 +236,11 @@ impl Boundary {
             self.last = [self.last[1], self.last[2], byte];
         }
         self.sent = self.sent.saturating_add(bytes.len());
+    }
+
+    /// Whether nothing was sent yet.
+    pub(super) fn is_at_start(&self) -> bool {
+        self.sent == 0
     }
 
     /// Whether something may be put in here.

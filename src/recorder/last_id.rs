@@ -29,7 +29,8 @@ impl LastId {
             }
             if piece.is_end {
                 let id = std::mem::take(&mut self.line);
-                if !std::mem::take(&mut self.too_long) {
+                // Clients ignore an id with a zero byte, and no header could say it.
+                if !std::mem::take(&mut self.too_long) && !id.contains(&0) {
                     self.event = Some(id);
                 }
             }
@@ -104,5 +105,8 @@ mod tests {
         let mut none = LastIdSearch::new("ours.");
         none.take(b"data: a\nid: ours.0.0\n\n: id: 4\n\n");
         assert_eq!(none.found(), None);
+        let mut odd = LastIdSearch::new("ours.");
+        odd.take(b"id: 1\n\nid: 2\0\n\n");
+        assert_eq!(odd.found().as_deref(), Some(&b"1"[..]));
     }
 }

@@ -81,6 +81,8 @@ pub enum RecordError {
     CallerBusy,
     #[error("the key was used for another request")]
     KeyReused,
+    #[error("something that is no recording of this caller has the recording's name")]
+    NameTaken,
     #[error("the recording was ended before the upstream answered")]
     Aborted,
     #[error("the server is stopping")]
@@ -174,6 +176,7 @@ impl From<RecordError> for ServeError {
             RecordError::TooManyRecordings => Self::TooManyRecordings,
             RecordError::CallerBusy => Self::CallerBusy,
             RecordError::KeyReused => Self::KeyReused,
+            RecordError::NameTaken => Self::NameTaken,
             RecordError::Aborted => Self::Aborted,
             RecordError::Stopping => CommitError::Stopped.into(),
             RecordError::Create(error) => error.into(),

@@ -37,10 +37,9 @@ impl Note {
     ) -> Self {
         let mut bytes = 0;
         let kept = headers.iter().filter_map(|(name, value)| {
-            let value = value.to_str().ok()?;
             bytes += name.as_str().len() + value.len();
             let fits = name == header::CONTENT_TYPE || bytes <= HEADER_BYTES_MAX;
-            (is_repeatable(name) && fits).then(|| (name.as_str().to_owned(), value.to_owned()))
+            (is_repeatable(name) && fits).then(|| (name.as_str().to_owned(), text(value)))
         });
         Self {
             status: status.as_u16(),
@@ -64,9 +63,7 @@ impl Note {
         let (mut parts, ()) = http::Response::new(()).into_parts();
         parts.status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::OK);
         for (name, value) in &self.headers {
-            if let (Ok(name), Ok(value)) =
-                (HeaderName::try_from(name), HeaderValue::try_from(value))
-            {
+            if let (Ok(name), Some(value)) = (HeaderName::try_from(name), value_of(value)) {
                 parts.headers.append(name, value);
             }
         }
@@ -88,6 +85,20 @@ impl Note {
     pub(super) fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
+}
+
+/// A value as text: a character for each byte, as not all of them are UTF-8.
+fn text(value: &HeaderValue) -> String {
+    value.as_bytes().iter().copied().map(char::from).collect()
+}
+
+/// The value of such a text.
+fn value_of(text: &str) -> Option<HeaderValue> {
+    let bytes = text
+        .chars()
+        .map(u8::try_from)
+        .collect::<Result<Vec<_>, _>>();
+    HeaderValue::try_from(bytes.ok()?).ok()
 }
 
 /// The content type of what has none.
@@ -130,6 +141,9 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.append("x-model", "one".parse().unwrap());
         headers.append("x-model", "two".parse().unwrap());
+        for bytes in [&b"caf\xe9"[..], "café".as_bytes()] {
+            headers.append("x-name", HeaderValue::from_bytes(bytes).unwrap());
+        }
         headers.append(header::SET_COOKIE, "a=b".parse().unwrap());
         let note = Note::new(StatusCode::CREATED, &headers, scope, "/v1/*", "f".into());
         let back = Note::read(&note.write()).unwrap();

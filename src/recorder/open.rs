@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderName, Method};
 use pingora::http::{RequestHeader, ResponseHeader};
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
+use tokio::sync::OwnedSemaphorePermit;
 
 pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
@@ -23,6 +24,8 @@ pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event
 pub struct Request {
     pub head: RequestHeader,
     pub body: Bytes,
+    /// The share of the memory for bodies that this one has, as long as anybody needs it.
+    pub memory: Arc<Vec<OwnedSemaphorePermit>>,
     pub client: ClientFacts,
     /// The upstream, where requests name it.
     pub allowed: Option<Allowed>,
@@ -36,6 +39,7 @@ impl Request {
         Self {
             head,
             body: Bytes::new(),
+            memory: Arc::default(),
             client: ClientFacts {
                 address: None,
                 encrypted: false,
@@ -55,6 +59,8 @@ pub enum Opened {
     },
     /// The recording has ended, and the client has all of it.
     Complete {
+        /// That of the recorded answer.
+        head: Box<ResponseHeader>,
         path: StreamPath,
         end: Option<Arc<StreamEnd>>,
     },
@@ -72,21 +78,26 @@ struct Wanted {
     last_event: Option<LastEvent>,
 }
 
+impl Wanted {
+    /// Whether the client saw an event to which its id was given here.
+    fn saw_ours(&self) -> bool {
+        matches!(self.last_event, Some(LastEvent::Ours(_)))
+    }
+}
+
 /// The event that a client saw last.
 pub(super) enum LastEvent {
     Ours(EventId),
-    /// By an id of the upstream's own.
-    Theirs(String),
+    /// By an id of the upstream's own. Browsers send it in UTF-8.
+    Theirs(Vec<u8>),
 }
 
 impl LastEvent {
     /// As a request says it.
     pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
-        let text = headers.get(LAST_EVENT_ID)?.to_str().ok()?;
-        Some(match EventId::parse(text) {
-            Some(id) => Self::Ours(id),
-            None => Self::Theirs(text.to_owned()),
-        })
+        let id = headers.get(LAST_EVENT_ID)?;
+        let ours = id.to_str().ok().and_then(EventId::parse);
+        Some(ours.map_or_else(|| Self::Theirs(id.as_bytes().to_vec()), Self::Ours))
     }
 }
 
@@ -101,22 +112,31 @@ impl Recorder {
             return self.join(route, request).await;
         }
         let mut wanted = self.wanted(route, &request);
-        let may_be_there = wanted.keyed || matches!(wanted.last_event, Some(LastEvent::Ours(_)));
+        let mut was_stored = false;
         loop {
+            let may_be_there = wanted.keyed || wanted.saw_ours();
             if may_be_there && let Some(opened) = self.attach(route, &wanted).await? {
                 return Ok(opened);
             }
-            if !wanted.keyed && may_be_there {
+            if wanted.saw_ours() {
                 // What the client saw is gone, so the upstream is asked anew, with no id of ours.
                 request.head.remove_header(&LAST_EVENT_ID);
+            }
+            if wanted.saw_ours() && !wanted.keyed {
                 (wanted.id, wanted.last_event) = (Id::random(), None);
                 wanted.path = route.stream(wanted.id);
             }
             let Some(running) = self.claim(&wanted.path, wanted.id, &wanted.asked, false) else {
                 // Somebody else was faster with the same key.
+                tokio::task::yield_now().await;
                 continue;
             };
             if wanted.keyed && self.is_stored(&wanted.path).await? {
+                if was_stored {
+                    return Err(RecordError::NameTaken);
+                }
+                // It may have become so since we looked.
+                was_stored = true;
                 continue;
             }
             return self.call(route, running, request).await;
@@ -246,7 +266,10 @@ impl Recorder {
         self.metrics.recordings.attached(Way::LastEvent).inc();
         playback.skip_behind(last_event, 0).await?;
         Ok(match playback.is_over().await? {
-            Some(end) => Opened::Complete { path, end },
+            Some(end) => {
+                let head = Box::new(started.note.head());
+                Opened::Complete { head, path, end }
+            }
             None => recorded(started, path, playback),
         })
     }

@@ -1,6 +1,6 @@
 //! A recorded answer as its client gets it: the upstream's bytes, as far as they are durable.
 
-use super::framing::{Boundary, Framing};
+use super::framing::{BYTE_ORDER_MARK, Boundary, Framing};
 use super::open::LastEvent;
 use super::readers::Reader;
 use super::recording::Started;
@@ -11,7 +11,7 @@ use crate::hub::{Follower, Run};
 use crate::log::{AnswerBody, Log, Look, ReadError, Stream};
 use crate::types::{Outcome, Position, StreamEnd, StreamId};
 use crate::waits::{Alarm, Seldom};
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +33,8 @@ pub struct Playback {
     held: Bytes,
     /// Whether what was sent ends where a comment may be put in.
     boundary: Boundary,
+    /// Whether a comment came before all else.
+    spoke_first: bool,
     silence: Silence,
     /// Whether what is played is complete in the end, also if its client leaves.
     goes_on: bool,
@@ -88,6 +90,7 @@ impl Playback {
             seek: None,
             held: Bytes::new(),
             boundary: Boundary::new(framing),
+            spoke_first: false,
             silence: Silence {
                 heartbeat: match framing {
                     Framing::Events => heartbeat,
@@ -136,10 +139,10 @@ impl Playback {
                 self.at = earliest;
                 return Ok(());
             }
-            LastEvent::Ours(id) => (id.to_string(), id.position),
+            LastEvent::Ours(id) => (id.to_string().into_bytes(), id.position),
             LastEvent::Theirs(id) => (id.clone(), earliest),
         };
-        let mut seek = Seek::behind(id.as_bytes());
+        let mut seek = Seek::behind(&id);
         let begin = std::mem::replace(&mut self.at, from);
         while let Found::Bytes(mut bytes) = self.read().await? {
             let seen = seek.skip(&bytes);
@@ -198,10 +201,7 @@ impl Playback {
                 held => Ok(Found::Bytes(held)),
             };
             match found {
-                Ok(Found::Bytes(bytes)) => {
-                    self.boundary.push(&bytes);
-                    return Next::Bytes(bytes);
-                }
+                Ok(Found::Bytes(bytes)) => return Next::Bytes(self.handed_out(bytes)),
                 Ok(Found::End(end)) => return ending(end),
                 Ok(Found::Tail) => {}
                 Err(error) => return Next::Broken(Arc::new(unreadable(&error))),
@@ -232,9 +232,10 @@ impl Playback {
     }
 
     /// A comment, where one may be put in. Who waits uses the stream.
-    fn comment(&self) -> Option<Next> {
+    fn comment(&mut self) -> Option<Next> {
         self.log.touch(&self.stream);
         let may_be_put_in = self.boundary.is_here();
+        self.spoke_first |= may_be_put_in && self.boundary.is_at_start();
         may_be_put_in.then(|| Next::Bytes(Bytes::from_static(HEARTBEAT)))
     }
 
@@ -262,9 +263,17 @@ impl Playback {
         self.at = run.end();
         let bytes = payload(std::slice::from_ref(run));
         let seen = self.seek.as_mut().map_or(0, |seek| seek.skip(&bytes));
-        let bytes = bytes.slice(seen..);
+        Some(self.handed_out(bytes.slice(seen..)))
+    }
+
+    /// Takes note of what the client gets next. A byte order mark means nothing but at the beginning,
+    /// where there is a comment now.
+    fn handed_out(&mut self, mut bytes: Bytes) -> Bytes {
+        if std::mem::take(&mut self.spoke_first) && bytes.starts_with(BYTE_ORDER_MARK) {
+            bytes.advance(BYTE_ORDER_MARK.len());
+        }
         self.boundary.push(&bytes);
-        Some(bytes)
+        bytes
     }
 
     /// Where in the stream the reader is.

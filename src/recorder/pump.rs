@@ -144,6 +144,9 @@ impl<'a> Pump<'a> {
         let mut ended = Seldom::new(ended(self.recorder, self.route, self.recording));
         let mut silent = Alarm::default();
         let mut heard = Instant::now();
+        // What is recorded is in use, also while nobody reads it and nothing comes.
+        let use_every = self.route.ttl / 2;
+        let mut used = heard;
         loop {
             let room = self.splitter.pending_bytes() < PENDING_BYTES_MAX;
             let awaited = self.splitter.pending_bytes() > 0;
@@ -168,7 +171,13 @@ impl<'a> Pump<'a> {
                     }
                 }
                 () = std::future::ready(()), if !room && self.is_stuck() => return Ok(failed("event_too_large")),
-                () = silent.until(heard + inactivity) => return Ok(failed("inactivity")),
+                () = silent.until((heard + inactivity).min(used + use_every)) => {
+                    used = Instant::now();
+                    if used >= heard + inactivity {
+                        return Ok(failed("inactivity"));
+                    }
+                    self.recorder.log.touch(&self.started.stream);
+                }
                 () = due(self.part_due), if self.append.is_none() => {}
             }
             self.append_more();

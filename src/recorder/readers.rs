@@ -1,48 +1,68 @@
 //! Who reads a recording, so that it can end when nobody does.
 
+use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 /// The readers of one recording.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Readers {
-    count: AtomicUsize,
+    state: Mutex<State>,
     changed: Notify,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct State {
+    count: usize,
+    /// When the last one left, or nobody had come yet.
+    left: Instant,
 }
 
 /// One reader, for as long as it lives.
 #[derive(Debug)]
 pub struct Reader(Arc<Readers>);
 
+impl Default for Readers {
+    fn default() -> Self {
+        Self {
+            state: Mutex::new(State {
+                count: 0,
+                left: Instant::now(),
+            }),
+            changed: Notify::new(),
+        }
+    }
+}
+
 impl Readers {
     pub(super) fn enter(self: &Arc<Self>) -> Reader {
-        self.count.fetch_add(1, Ordering::AcqRel);
+        self.state.lock().count += 1;
         self.changed.notify_waiters();
         Reader(self.clone())
     }
 
-    /// Waits until nobody has been reading for a time.
+    /// Waits until nobody has been reading for a time, which may have begun before.
     pub(super) async fn gone_for(&self, time: Duration) {
         loop {
-            self.wait_until(|count| count == 0).await;
+            let left = self.wait_until(|count| count == 0).await.left;
             let back = self.wait_until(|count| count > 0);
-            if timeout(time, back).await.is_err() {
+            if timeout_at(left + time, back).await.is_err() {
                 return;
             }
         }
     }
 
-    async fn wait_until(&self, met: impl Fn(usize) -> bool) {
+    async fn wait_until(&self, met: impl Fn(usize) -> bool) -> State {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             // Registered before the look, so that no change falls between.
             changed.as_mut().enable();
-            if met(self.count.load(Ordering::Acquire)) {
-                return;
+            let state = *self.state.lock();
+            if met(state.count) {
+                return state;
             }
             changed.await;
         }
@@ -51,7 +71,10 @@ impl Readers {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.0.count.fetch_sub(1, Ordering::AcqRel);
+        let mut state = self.0.state.lock();
+        state.count -= 1;
+        state.left = Instant::now();
+        drop(state);
         self.0.changed.notify_waiters();
     }
 }
@@ -85,5 +108,25 @@ mod tests {
         assert!(!is_gone(Duration::from_secs(29)).await);
         advance(Duration::from_secs(1)).await;
         assert!(is_gone(Duration::from_secs(1)).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_anew_does_not_wait_anew() {
+        let readers = Arc::new(Readers::default());
+        drop(readers.enter());
+        for _ in 0..3 {
+            let gone = readers.gone_for(Duration::from_secs(30));
+            assert!(
+                tokio::time::timeout(Duration::from_secs(9), gone)
+                    .await
+                    .is_err()
+            );
+        }
+        let gone = readers.gone_for(Duration::from_secs(30));
+        assert!(
+            tokio::time::timeout(Duration::from_secs(9), gone)
+                .await
+                .is_ok()
+        );
     }
 }

@@ -5,7 +5,7 @@ use super::note::Note;
 use super::readers::{Reader, Readers};
 use crate::hub::View;
 use crate::log::Stream;
-use crate::types::{StreamMeta, StreamPath};
+use crate::types::{Position, StreamMeta, StreamPath};
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -50,16 +50,19 @@ pub(super) struct Started {
     pub(super) stream: Arc<Stream>,
     pub(super) meta: Arc<StreamMeta>,
     pub(super) note: Note,
+    /// Where in the stream it began.
+    pub(super) begin: Position,
 }
 
 impl Started {
-    /// The recording that a stream holds; `None` if it holds none.
+    /// The recording that a stream holds, and that may go on; `None` if it holds none.
     pub(super) fn stored(stream: Arc<Stream>, view: &View) -> Option<Self> {
         let note = view.meta.note.as_deref().and_then(Note::read)?;
         Some(Self {
             stream,
             meta: view.meta.clone(),
             note,
+            begin: view.tail,
         })
     }
 
@@ -107,6 +110,11 @@ impl Recording {
             self.over.cancel();
         }
         self.stage.send_replace(stage);
+    }
+
+    /// Whether the upstream has not answered yet.
+    pub(super) fn is_calling(&self) -> bool {
+        matches!(&*self.stage.borrow(), Stage::Calling)
     }
 
     /// Waits until the upstream has answered; `None` if there is no recording after all.

@@ -192,8 +192,8 @@ impl Route {
     pub(super) fn records(&self, status: StatusCode, headers: &HeaderMap) -> bool {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         // Readers of the stream could not decode it: its content type is all they learn.
-        let plain = text(header::CONTENT_ENCODING)
-            .is_none_or(|encoding| encoding.eq_ignore_ascii_case("identity"));
+        let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
+        let plain = encodings.all(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"identity"));
         let Some(types) = &self.content_types else {
             return status.is_success() && plain;
         };

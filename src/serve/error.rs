@@ -96,6 +96,8 @@ pub enum ServeError {
     CallerBusy,
     #[error("the key was used for another request")]
     KeyReused,
+    #[error("something that is no recording of this caller has the recording's name")]
+    NameTaken,
     #[error("the recording was ended before its upstream answered")]
     Aborted,
     #[error("the stream's origin is away; try again later")]
@@ -198,6 +200,7 @@ impl ServeError {
             Self::TooManyRecordings => (S::SERVICE_UNAVAILABLE, "TOO_MANY_RECORDINGS"),
             Self::CallerBusy => (S::TOO_MANY_REQUESTS, "CALLER_BUSY"),
             Self::KeyReused => (S::UNPROCESSABLE_ENTITY, "IDEMPOTENCY_KEY_REUSED"),
+            Self::NameTaken => (S::CONFLICT, "RECORDING_NAME_TAKEN"),
             Self::Aborted => (S::CONFLICT, "RECORDING_ABORTED"),
             Self::OriginAway => (S::SERVICE_UNAVAILABLE, "ORIGIN_AWAY"),
             Self::TooManyFetches => (S::SERVICE_UNAVAILABLE, "TOO_MANY_FETCHES"),

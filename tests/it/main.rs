@@ -20,6 +20,7 @@ mod limits;
 mod operations;
 mod plain;
 mod raw_http;
+mod recordings;
 mod refusals;
 mod retention;
 mod reverse_proxy;

@@ -123,6 +123,8 @@ test("what is wrong with a request is said", patience, async () => {
     const created = await fetch(`${proxyUrl()}?secret=${secret}`, { method: "POST", headers: good })
     assert.equal(created.status, 201)
   }
+  const created = await fetch(`${proxyUrl()}?secret=`, { method: "POST", headers: { ...asService, ...good } })
+  assert.equal(created.status, 201, "an empty secret is none")
 })
 
 test("no trick reaches what is not allowed", patience, async () => {
