@@ -1,5 +1,6 @@
 //! What the types cannot say about recordings: names, paths, headers, times.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use http::HeaderName;
@@ -7,7 +8,7 @@ use http::HeaderName;
 use super::check::{Check, steps};
 use super::check_upstreams::is_path;
 use super::tree::Step;
-use super::{Proxy, Record};
+use super::{Config, Proxy, Record, RouteKind};
 use crate::units::format_duration;
 
 /// What makes the name of a recording its own.
@@ -93,6 +94,40 @@ impl Check<'_, '_> {
             ],
         );
         self.bytes(at, "recording_bytes_max", proxy.recording_bytes_max);
+    }
+
+    /// Checks that no route can give away the recordings of another.
+    pub(super) fn recordings(&mut self, config: &Config) {
+        let (mut proxies, mut records) = (HashMap::new(), HashMap::new());
+        for (n, site) in config.site.iter().enumerate() {
+            for (r, route) in site.route.iter().enumerate() {
+                match &route.kind {
+                    RouteKind::Proxy(proxy) => {
+                        let namespace = proxy.namespace.as_str();
+                        let owner = *proxies.entry(namespace).or_insert(&proxy.secret);
+                        if *owner != proxy.secret {
+                            self.report(
+                                &steps!["site", n, "route", r, "proxy", "secret"],
+                                format!("a `proxy` route with another secret has the namespace `{namespace}` too"),
+                                "give each a `namespace` of its own: either could read and delete the other's recordings",
+                            );
+                        }
+                    }
+                    RouteKind::Record(record) => {
+                        let (namespace, path) = (record.namespace.as_str(), route.path.as_str());
+                        let owner = *records.entry((namespace, path)).or_insert(record);
+                        if owner != record {
+                            self.report(
+                                &steps!["site", n, "route", r, "record"],
+                                format!("a `record` route of another site has the path `{path}` and the namespace `{namespace}` too, and other settings"),
+                                "give each a `namespace` of its own: either would answer with the other's recordings",
+                            );
+                        }
+                    }
+                    RouteKind::Streams(_) | RouteKind::ReverseProxy(_) => {}
+                }
+            }
+        }
     }
 
     fn recording_name(&mut self, at: &[Step], name: &str) {

@@ -26,6 +26,7 @@ impl Check<'_, '_> {
         for (n, site) in config.site.iter().enumerate() {
             self.site(n, site);
         }
+        self.recordings(config);
         self.listeners(config);
     }
 

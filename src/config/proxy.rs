@@ -31,7 +31,7 @@ pub struct Proxy {
     pub allow: Vec<UrlPattern>,
 
     /// The namespace of the recordings. A `streams` route with the same namespace serves them to
-    /// whoever knows their names.
+    /// whoever knows their names. `proxy` routes with different secrets need different ones.
     #[serde(default = "namespace")]
     pub namespace: String,
 

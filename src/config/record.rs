@@ -36,7 +36,8 @@ upstream_settings! {
         pub name: String,
 
         /// The namespace of the recordings. A `streams` route with the same namespace serves them to
-        /// whoever knows their names.
+        /// whoever knows their names. Routes of several sites that have the same path need different
+        /// ones, unless all their settings are the same.
         #[serde(default = "namespace")]
         pub namespace: String,
 

@@ -57,6 +57,41 @@ fn settings_of_recordings_are_checked() {
 }
 
 #[test]
+fn routes_of_different_sites_share_no_recordings() {
+    let site = |listen: &str, settings: &str| {
+        format!(
+            "[[site]]\nlisten = [\"127.0.0.1:{listen}\"]\n[[site.route]]\npath = \"/v1/*\"\n[site.route.record]\n{settings}\n"
+        )
+    };
+    let one = "upstreams = [\"http://127.0.0.1:1\"]";
+    let other = "upstreams = [\"http://127.0.0.1:2\"]";
+    let first = site("1", one);
+    parse(&format!("{first}{}", site("2", one))).unwrap();
+    let own = format!("{other}\nnamespace = \"other\"");
+    parse(&format!("{first}{}", site("2", &own))).unwrap();
+    assert_problem(
+        &format!("{first}{}", site("2", other)),
+        "has the path `/v1/*` and the namespace `recordings` too",
+    );
+}
+
+#[test]
+fn services_with_different_secrets_share_no_recordings() {
+    let route = |path: &str, secret: &str, namespace: &str| {
+        format!(
+            "[[site.route]]\npath = \"{path}\"\n[site.route.proxy]\nsecret = \"{secret}\"\nallow = [\"https://a.example/**\"]\n{namespace}\n"
+        )
+    };
+    let first =
+        "[[site]]\nlisten = [\"127.0.0.1:1\"]\n".to_owned() + &route("/a", "0123456789abcdef", "");
+    parse(&format!("{first}{}", route("/b", "0123456789abcdef", ""))).unwrap();
+    let own = route("/b", "fedcba9876543210", "namespace = \"b\"");
+    parse(&format!("{first}{own}")).unwrap();
+    let shared = format!("{first}{}", route("/b", "fedcba9876543210", ""));
+    assert_problem(&shared, "has the namespace `proxied` too");
+}
+
+#[test]
 fn settings_of_the_proxy_protocol_are_checked() {
     let with = |settings: &str| proxy(&format!("{SECRET}\nallow = [\"http://h\"]\n{settings}"));
     parse(&with("")).unwrap();
