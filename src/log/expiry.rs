@@ -3,10 +3,12 @@
 
 use super::delete::remove;
 use super::keys::{TimerKind, read_timer_key, timers_until};
-use super::kv::{Kv, KvError, Table, Write};
+use super::kv::{Kv, Table, Write};
 use super::operation::Operation;
 use super::queue::CommitError;
+use super::worker::WorkError;
 use super::{Log, ReadError, retention};
+use crate::observe::metrics::Metrics;
 use crate::types::{StreamId, StreamPath, UnixMs};
 use bytes::Bytes;
 use std::ops::ControlFlow;
@@ -15,6 +17,8 @@ use std::time::Duration;
 
 /// Timers that are looked at before others get a turn.
 const ROUND_MAX: usize = 1000;
+/// When a stream is looked at again that cannot be read.
+const PUT_OFF_MS: u64 = 60 * 60 * 1000;
 
 impl Log {
     pub(super) async fn expire_often(self: Arc<Self>, interval: Duration) {
@@ -35,30 +39,42 @@ impl Log {
 
     /// Looks at the streams whose time may be over. Returns how many timers there were, when what
     /// became of them is durable.
-    pub(super) async fn expire_due(self: &Arc<Self>) -> Result<usize, ReadError> {
+    pub(super) async fn expire_due(self: &Arc<Self>) -> Result<usize, WorkError> {
         let now_ms = self.clock.now_ms();
+        let metrics = self.metrics.clone();
         let due = self
-            .blocking(move |kv: &dyn Kv| due_timers(kv, now_ms))
+            .blocking(move |kv: &dyn Kv| due_timers(kv, &metrics, now_ms))
             .await?;
         let mut last_ticket = 0;
         for timer in &due {
-            last_ticket = self.expire(timer, now_ms).await?;
+            last_ticket = match self.expire(timer, now_ms).await {
+                Err(WorkError::Read(error)) => {
+                    unreadable(&self.metrics, &error, Some(timer.id));
+                    self.put_off(timer, now_ms).await?
+                }
+                expired => expired?,
+            };
         }
         // The next look must not find the same timers again.
-        self.committer
-            .settled(last_ticket)
-            .await
-            .map_err(|error| not_committed(&error))?;
+        self.committer.settled(last_ticket).await?;
         Ok(due.len())
     }
 
-    async fn expire(&self, timer: &Timer, now_ms: UnixMs) -> Result<u64, ReadError> {
+    /// Moves the timer of a stream that cannot be read, so that it is not the first at each look.
+    async fn put_off(&self, timer: &Timer, now_ms: UnixMs) -> Result<u64, CommitError> {
+        let room = self.committer.admit(0).await?;
+        let key = timer.kind.key(now_ms + PUT_OFF_MS, timer.id);
+        let writes = vec![
+            Write::Delete(Table::Timers, timer.key.clone()),
+            timer.put(key),
+        ];
+        let later = Operation::of_writes(writes).unacknowledged();
+        Ok(self.committer.push(later, Some(room)).0)
+    }
+
+    async fn expire(&self, timer: &Timer, now_ms: UnixMs) -> Result<u64, WorkError> {
         let stream = self.stream(&timer.path).await?;
-        let room = self
-            .committer
-            .admit(0)
-            .await
-            .map_err(|error| not_committed(&error))?;
+        let room = self.committer.admit(0).await?;
         let mut sequenced = stream.sequenced.lock();
         let mut writes = vec![Write::Delete(Table::Timers, timer.key.clone())];
         let used_ms = stream.used_ms();
@@ -73,9 +89,7 @@ impl Log {
                 state.last_used_ms = state.last_used_ms.max(used_ms);
                 match state.deadline_ms() {
                     Some(deadline) if deadline > now_ms => {
-                        let key = TimerKind::Expiry.key(deadline, timer.id);
-                        let path = Bytes::copy_from_slice(timer.path.key().as_bytes());
-                        writes.push(Write::Put(Table::Timers, key, path));
+                        writes.push(timer.put(timer.kind.key(deadline, timer.id)));
                         let state = Some(state.clone());
                         Operation::of_state(&stream, state, writes, Vec::new())
                     }
@@ -91,10 +105,6 @@ impl Log {
     }
 }
 
-fn not_committed(error: &CommitError) -> ReadError {
-    ReadError::Store(KvError(error.to_string()))
-}
-
 struct Timer {
     key: Bytes,
     id: StreamId,
@@ -102,14 +112,31 @@ struct Timer {
     path: StreamPath,
 }
 
-fn due_timers(kv: &dyn Kv, now_ms: UnixMs) -> Result<Vec<Timer>, ReadError> {
+impl Timer {
+    /// Sets the timer under another key.
+    fn put(&self, key: Bytes) -> Write {
+        let path = Bytes::copy_from_slice(self.path.key().as_bytes());
+        Write::Put(Table::Timers, key, path)
+    }
+}
+
+/// Takes note of a timer at whose time nothing can be done. It holds up no others.
+fn unreadable(metrics: &Metrics, error: &ReadError, stream: Option<StreamId>) {
+    // Its number, and not its name, which may be as good as a key.
+    tracing::error!(%error, stream, "a stream whose time has come cannot be looked at");
+    metrics.work_errors.inc();
+}
+
+fn due_timers(kv: &dyn Kv, metrics: &Metrics, now_ms: UnixMs) -> Result<Vec<Timer>, ReadError> {
     let mut due = Vec::new();
-    let mut unreadable = None;
     let end = timers_until(now_ms + 1);
     kv.scan(Table::Timers, &[], &end, &mut |key, value| {
         match read_timer(key, value) {
             Ok(timer) => due.push(timer),
-            Err(error) => unreadable = Some(error),
+            Err(error) => {
+                let id = read_timer_key(key).ok().map(|(_, id, _)| id);
+                unreadable(metrics, &error, id);
+            }
         }
         if due.len() < ROUND_MAX {
             ControlFlow::Continue(())
@@ -117,10 +144,7 @@ fn due_timers(kv: &dyn Kv, now_ms: UnixMs) -> Result<Vec<Timer>, ReadError> {
             ControlFlow::Break(())
         }
     })?;
-    match unreadable {
-        Some(error) => Err(error),
-        None => Ok(due),
-    }
+    Ok(due)
 }
 
 fn read_timer(key: &[u8], value: &[u8]) -> Result<Timer, ReadError> {

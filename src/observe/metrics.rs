@@ -73,7 +73,7 @@ pub struct Metrics {
     pub purged_streams: IntCounter,
     /// Bytes that streams with retention need not keep any longer, and that were removed.
     pub trimmed_bytes: IntCounter,
-    /// Pieces of packing, purging and trimming that could not be done.
+    /// Pieces of packing, purging, trimming and expiry that could not be done.
     pub work_errors: IntCounter,
     /// Streams that ended because their time was over.
     pub expired_streams: IntCounter,
@@ -145,7 +145,7 @@ impl Metrics {
             ),
             work_errors: r.counter(
                 "headwater_work_errors_total",
-                "Pieces of packing, purging and trimming that could not be done.",
+                "Pieces of packing, purging, trimming and expiry that could not be done.",
             ),
             expired_streams: r.counter(
                 "headwater_expired_streams_total",

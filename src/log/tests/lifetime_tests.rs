@@ -4,10 +4,12 @@ use super::audit::{audit, audit_at_rest};
 use super::model::Outcome;
 use super::requests::{Append, Create, Stamp, append, fork, stream};
 use super::store::{Call, MemoryStore};
-use super::world::{World, small, until};
-use crate::log::kv::{Kv, Table};
+use super::world::{World, path_of, small, until};
+use crate::log::keys::TimerKind;
+use crate::log::kv::{Kv, Table, Write};
 use crate::log::state::Unavailable;
 use crate::types::Lifetime;
+use bytes::Bytes;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -187,6 +189,57 @@ async fn a_source_that_expires_unnoticed_goes_with_its_last_fork() {
     world.clock.advance_ms(99_000);
     world.expire().await;
     assert_eq!(keys(&store), 0);
+}
+
+/// What is stored of a stream.
+fn row(store: &MemoryStore, path: usize) -> Option<Vec<u8>> {
+    let key = path_of(path);
+    store.get(Table::Streams, key.key().as_bytes()).unwrap()
+}
+
+fn put(store: &MemoryStore, table: Table, key: &[u8], value: &[u8]) {
+    let key = Bytes::copy_from_slice(key);
+    let value = Bytes::copy_from_slice(value);
+    store.write(&[Write::Put(table, key, value)]).unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_that_cannot_be_read_is_looked_at_later_and_holds_up_no_other() {
+    const HOUR_MS: u64 = 3_600_000;
+    let (mut world, store) = world().await;
+    world.create(&mortal(1)).await;
+    world.evict().await;
+    let (first, whole) = (path_of(0), row(&store, 0).unwrap());
+    let put_first = |value: &[u8]| put(&store, Table::Streams, first.key().as_bytes(), value);
+    put_first(b"damaged");
+    world.clock.advance_ms(TTL_MS);
+    assert_eq!(world.log().expire_due().await.unwrap(), 2);
+    assert_eq!(row(&store, 1), None);
+    for after_ms in [0, HOUR_MS - 1] {
+        world.clock.advance_ms(after_ms);
+        assert_eq!(world.log().expire_due().await.unwrap(), 0);
+    }
+    assert_eq!(world.log().metrics.work_errors.get(), 1);
+    put_first(&whole);
+    world.clock.advance_ms(1);
+    assert_eq!(world.log().expire_due().await.unwrap(), 1);
+    world.work().await;
+    assert_eq!(keys(&store), 0);
+}
+
+#[tokio::test]
+async fn a_timer_that_cannot_be_read_holds_up_no_other() {
+    let (world, store) = world().await;
+    let of_no_stream = TimerKind::Expiry.key(0, 0);
+    for key in [&of_no_stream[..], b"\0"] {
+        put(&store, Table::Timers, key, b"no path");
+    }
+    world.clock.advance_ms(TTL_MS);
+    for due in [1, 0] {
+        assert_eq!(world.log().expire_due().await.unwrap(), due);
+    }
+    assert_eq!(row(&store, 0), None);
+    assert_eq!(world.log().metrics.work_errors.get(), 4);
 }
 
 /// More than are looked at in one go.
