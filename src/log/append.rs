@@ -294,8 +294,15 @@ pub(super) fn seal_writes(id: StreamId, seal: Seal, writes: &mut Vec<Write>) -> 
 
 impl Sequenced {
     /// What is known of a request's producer. A stream without producers knows that it is new.
-    fn producer(&self, stamp: &ProducerStamp) -> Option<ProducerState> {
-        self.producers.get(&stamp.id).copied().flatten()
+    ///
+    /// That it never wrote here is told once: now it writes, or it is refused and leaves nothing
+    /// behind. Who else has looked it up before it writes finds nothing, which means the same.
+    fn producer(&mut self, stamp: &ProducerStamp) -> Option<ProducerState> {
+        let known = self.producers.get(&stamp.id).copied().flatten();
+        if known.is_none() {
+            self.producers.remove(&stamp.id);
+        }
+        known
     }
 
     /// The id under which to look a producer up; `None` if there is nothing to look up.

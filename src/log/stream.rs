@@ -29,7 +29,7 @@ pub struct Stream {
 pub(super) struct Sequenced {
     /// `None`: there is no stream here.
     pub(super) state: Option<StreamState>,
-    /// Producers looked up so far; `None`: it never wrote here.
+    /// Producers looked up so far; `None`: it never wrote here, and its request is not judged yet.
     pub(super) producers: HashMap<Arc<str>, Option<ProducerState>>,
     /// The last operation of this stream that was handed to the committer.
     pub(super) ticket: u64,

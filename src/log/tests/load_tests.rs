@@ -1,13 +1,15 @@
 //! What is read of a stream when it is loaded.
 
-use super::requests::{Append, append, close, fork, stream};
+use super::model::{BINARY, Outcome};
+use super::requests::{Append, Stamp, append, close, fork, stream};
 use super::retaining::{bounds, by_bytes};
 use super::store::MemoryStore;
 use super::world::{World, path_of, small};
 use crate::config::LogConfig;
 use crate::log::Look;
 use crate::log::load::{END_BYTES_MAX, Loaded, Purpose, read};
-use crate::types::Position;
+use crate::log::state::{AppendRefusal, AppendRequest, Verdict};
+use crate::types::{Position, ProducerStamp};
 use std::sync::Arc;
 
 /// A world with a stream of these appends.
@@ -131,5 +133,59 @@ async fn what_came_with_a_stream_is_read_from_memory() {
             assert_eq!(world.read(0, 0).await.unwrap().to, 8);
         }
         assert_eq!(known > 0, in_memory);
+    }
+}
+
+/// Who is refused, or only judged, leaves nothing in memory: anybody can make up new producers.
+#[tokio::test]
+async fn producers_that_do_not_write_are_not_remembered() {
+    let (world, _) = world(&[]).await;
+    let by = |producer, seq| Append {
+        producer: Some(Stamp {
+            producer,
+            epoch: 0,
+            seq,
+        }),
+        ..append(0, b"data")
+    };
+    world.append(&by(0, 0)).await;
+    let stream = world.stream(0).await;
+    let remembered = || stream.sequenced.lock().producers.len();
+    for producer in 1..20 {
+        let gap = AppendRefusal::SeqGap {
+            expected: 0,
+            received: 1,
+        };
+        let refused = world.append(&by(producer, 1)).await;
+        assert_eq!(refused, Outcome::NotAppended(gap));
+        assert_eq!(remembered(), 1);
+    }
+    let stamp = ProducerStamp {
+        id: "a new one".into(),
+        epoch: 0,
+        seq: 0,
+    };
+    let request = AppendRequest {
+        id: None,
+        content_type: Some(BINARY),
+        frame_bytes: 8,
+        stream_seq: None,
+        close: false,
+        end: None,
+        producer: Some(&stamp),
+        producers_max: 2,
+    };
+    let judged = world.log().judge(&stream, &request).await;
+    assert_eq!(judged.unwrap(), Verdict::Accept);
+    assert_eq!(remembered(), 1);
+    for duplicate in [false, true] {
+        let appended = Outcome::Appended {
+            duplicate,
+            tail: 16,
+            closed: false,
+            producer_seq: Some(0),
+        };
+        assert_eq!(world.append(&by(7, 0)).await, appended);
+        assert_eq!(remembered(), 2);
     }
 }
