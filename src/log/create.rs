@@ -345,7 +345,12 @@ impl Log {
             part: None,
         };
         point.check()?;
-        let next = self.append_at(&source, &view, offset).await?;
+        let next = self.append_at(&source, &view, offset).await;
+        if let Err(ReadError::Trimmed { earliest }) = next {
+            // It was trimmed meanwhile.
+            return Err(CreateError::ForkTrimmed { earliest });
+        }
+        let next = next?;
         if next.as_ref().is_some_and(|run| run.start != offset) {
             return Err(CreateError::ForkOffset);
         }

@@ -4,9 +4,11 @@ use super::audit::{audit, audit_at_rest};
 use super::model::Outcome;
 use super::requests::{Create, append, fork, stream};
 use super::retaining::{AGE_MS, bounds, by_age, by_bytes, is_trimmed, live_through, stored_bytes};
-use super::store::MemoryStore;
-use super::world::{World, small};
+use super::store::{Call, MemoryStore};
+use super::world::{World, path_of, small, until};
+use crate::config::LogConfig;
 use crate::types::{Position, Retention};
+use std::sync::Arc;
 
 fn fork_at(path: usize, source: usize, offset: Position) -> Create {
     let mut create = fork(path, source);
@@ -66,6 +68,44 @@ async fn a_fork_begins_where_its_source_does() {
     let read: Vec<_> = world.read_all(3).await.unwrap();
     assert_eq!(read.last().unwrap().end, tail + 7);
     audit_at_rest(world.store());
+}
+
+/// The source is trimmed while it is looked for where the fork begins.
+#[tokio::test]
+async fn a_fork_that_is_overtaken_by_trimming_is_told_so() {
+    let store = MemoryStore::new();
+    let config = LogConfig {
+        hot_bytes_max: 0,
+        ..small()
+    };
+    let world = Arc::new(World::over(&store, config));
+    world.create(&by_bytes(0, 100)).await;
+    for _ in 0..20 {
+        world.append(&append(0, &[2; 50])).await;
+    }
+    let id = world.view(0).await.unwrap().meta.id;
+    // It is loaded, so that the fork waits for nothing before it looks at its source.
+    assert!(world.view(1).await.is_err());
+    store.hold(Call::Sync);
+    let trimming = tokio::spawn({
+        let log = world.log().clone();
+        async move { log.trim(id, &path_of(0)).await.map(drop).unwrap() }
+    });
+    until(|| store.waits(Call::Sync)).await;
+    let forking = tokio::spawn({
+        let world = world.clone();
+        async move { world.create(&fork_at(1, 0, 0)).await }
+    });
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(bounds(&world, 0).await.0, 0);
+    assert!(!forking.is_finished());
+    store.release(Call::Sync);
+    trimming.await.unwrap();
+    assert!(bounds(&world, 0).await.0 > 0);
+    let refused = Outcome::NotCreated("ForkTrimmed");
+    assert_eq!(forking.await.unwrap(), refused);
 }
 
 #[tokio::test]
