@@ -16,6 +16,7 @@ use super::sharing::Sharing;
 use super::subscription::{Closing, Data, Lease, Look};
 use crate::hub::CROWD;
 use crate::observe::access::LiveEnd;
+use crate::protocol::cursor::Cursors;
 use crate::protocol::sse::{Control, DataEvent, Encoding, put_control};
 use crate::serve::{Hot, ServeError, Source};
 use crate::types::Kind;
@@ -202,7 +203,7 @@ fn known_place(subscription: &Lease, offset: &str) -> Option<Arc<str>> {
 pub(super) struct Events {
     reader: Reader,
     encoding: Encoding,
-    client_cursor: Option<u64>,
+    cursors: Cursors,
     /// An answer that becomes a data event while it comes.
     playing: Option<Playing>,
     /// Whether the reader knows where it is: a control event was sent.
@@ -227,7 +228,7 @@ impl Events {
         Self {
             reader,
             encoding,
-            client_cursor,
+            cursors: Cursors::new(client_cursor),
             playing: begin.map(Playing::new),
             told: false,
             retry_at: None,
@@ -235,10 +236,10 @@ impl Events {
         }
     }
 
-    fn control(&self, up_to_date: bool, closed: bool) -> Control {
+    fn control(&mut self, up_to_date: bool, closed: bool) -> Control {
         let server = &self.reader.route.edge.server;
         Control {
-            cursor: (!closed).then(|| server.cursor(self.client_cursor)),
+            cursor: (!closed).then(|| server.next_cursor(&mut self.cursors)),
             up_to_date,
             closed,
         }

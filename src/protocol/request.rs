@@ -114,7 +114,7 @@ pub enum RequestError {
     LiveWithoutOffset,
     #[error("Stream-TTL must be a whole number of seconds without sign or leading zeros")]
     Ttl,
-    #[error("Stream-Expires-At must be an RFC 3339 time")]
+    #[error("Stream-Expires-At must be an RFC 3339 time, up to the year 9999 in UTC")]
     ExpiresAt,
     #[error("Stream-TTL and Stream-Expires-At exclude each other")]
     TwoLifetimes,
@@ -209,10 +209,15 @@ fn retention(headers: &HeaderMap) -> Result<Option<Retention>, RequestError> {
     Ok(Some(retention))
 }
 
+/// 9999-12-31T23:59:59.999Z: no later time can be written in RFC 3339, though some can be read, by
+/// their zone.
+const RFC3339_MS_MAX: UnixMs = 253_402_300_799_999;
+
 fn rfc3339_ms(text: &str) -> Option<UnixMs> {
     let time = chrono::DateTime::parse_from_rfc3339(text).ok()?;
     // A time before 1970 has passed, like any other in the past.
-    Some(u64::try_from(time.timestamp_millis()).unwrap_or(0))
+    let at_ms = u64::try_from(time.timestamp_millis()).unwrap_or(0);
+    (at_ms <= RFC3339_MS_MAX).then_some(at_ms)
 }
 
 fn fork(headers: &HeaderMap) -> Result<Option<Fork>, RequestError> {

@@ -94,7 +94,13 @@ fn lifetimes() {
     let expected = Ok(Some(Lifetime::Until { at_ms: 1_000 }));
     assert_eq!(until("1970-01-01T00:00:01Z"), expected);
     assert_eq!(until("1970-01-01T01:00:01+01:00"), expected);
-    assert_eq!(until("tomorrow"), Err(RequestError::ExpiresAt));
+    let last = Ok(Some(Lifetime::Until {
+        at_ms: 253_402_300_799_999,
+    }));
+    assert_eq!(until("9999-12-31T23:59:59.999Z"), last);
+    for wrong in ["tomorrow", "9999-12-31T23:59:59-23:59"] {
+        assert_eq!(until(wrong), Err(RequestError::ExpiresAt), "{wrong}");
+    }
     let both = [
         ("stream-ttl", "1"),
         ("stream-expires-at", "1970-01-01T00:00:01Z"),

@@ -7,7 +7,6 @@ use super::compress::Wanted;
 use crate::hub::{Run, View};
 use crate::log::kv::KvError;
 use crate::log::{Answer, AnswerBody, Look, ReadError, Stored, Stream};
-use crate::protocol::request::From;
 use crate::types::{Coding, Position};
 use std::sync::Arc;
 
@@ -36,23 +35,8 @@ impl Found {
 }
 
 impl Server {
-    /// What is answered to a read: one from the start begins where the stream does by then.
-    pub(super) async fn answer_from(
-        self: &Arc<Self>,
-        stream: &Arc<Stream>,
-        from: From,
-        at: Position,
-        wanted: Wanted<'_>,
-    ) -> Result<Found, ReadError> {
-        match self.find(stream, at, wanted).await {
-            Err(ReadError::Trimmed { earliest }) if from == From::Start => {
-                self.find(stream, earliest, wanted).await
-            }
-            found => found,
-        }
-    }
-
-    async fn find(
+    /// What is answered to a read that begins at `at`.
+    pub(super) async fn find(
         self: &Arc<Self>,
         stream: &Arc<Stream>,
         at: Position,

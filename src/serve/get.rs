@@ -8,25 +8,65 @@ use crate::log::{Answer, ReadError, Stream};
 use crate::protocol::caching::Freshness;
 use crate::protocol::coding;
 use crate::protocol::reply::{self, EndState, Head};
-use crate::protocol::request::{self, From};
+use crate::protocol::request::{self, From, Mode};
 use crate::types::{Kind, Position, UnixMs};
 use bytes::Bytes;
 use http::{StatusCode, header};
 use std::sync::Arc;
 
+/// How often a read from the start begins anew because the stream is trimmed under it: where much
+/// is appended and little kept, that happens several times in a row.
+const RESTARTS_MAX: u32 = 16;
+
 impl Server {
     pub(super) async fn get(
         self: &Arc<Self>,
         target: &Target<'_>,
-        read: request::Read,
+        mut read: request::Read,
     ) -> Result<Reply, ServeError> {
         let (stream, view) = self.begin_read(target).await?;
         let Some(at) = position(read.from, &view) else {
             return Ok(at_tail(target, &view));
         };
+        read.from = meant(read.from, &view);
+        self.read(target, &stream, &read, at).await
+    }
+
+    /// The reply to a read that begins at `at`, or, if it is one from the start, where the stream
+    /// begins by then.
+    pub(super) async fn read(
+        self: &Arc<Self>,
+        target: &Target<'_>,
+        stream: &Arc<Stream>,
+        read: &request::Read,
+        mut at: Position,
+    ) -> Result<Reply, ServeError> {
+        let restarts = match read.from {
+            From::Start => RESTARTS_MAX,
+            From::Tail | From::At(_) => 0,
+        };
+        for _ in 0..restarts {
+            match self.read_once(target, stream, read, at).await {
+                Err(ServeError::Read(ReadError::Trimmed { earliest })) => at = earliest,
+                reply => return reply,
+            }
+        }
+        self.read_once(target, stream, read, at).await
+    }
+
+    async fn read_once(
+        self: &Arc<Self>,
+        target: &Target<'_>,
+        stream: &Arc<Stream>,
+        read: &request::Read,
+        at: Position,
+    ) -> Result<Reply, ServeError> {
         let wanted = Wanted::new(&target.route.config.compression, read.accepted);
-        let found = self.answer_from(&stream, read.from, at, wanted).await?;
-        self.answer(target, &stream, &read, found, None).await
+        let found = self.find(stream, at, wanted).await?;
+        match read.mode {
+            Mode::LongPoll => self.polled(target, stream, read, found).await,
+            Mode::CatchUp | Mode::Sse => self.answer(target, stream, read, found, None).await,
+        }
     }
 
     /// The stream of a read, which counts as a use of it.
@@ -131,6 +171,15 @@ pub(super) fn position(from: From, view: &View) -> Option<Position> {
         From::Tail => None,
         // What was never minted lies at the tail.
         From::At(at) => Some(at.min(view.tail)),
+    }
+}
+
+/// Where a read begins, as far as copies of its answer are concerned: an offset beyond the tail is,
+/// like `now`, where the tail happens to be.
+pub(super) fn meant(from: From, view: &View) -> From {
+    match from {
+        From::At(at) if at > view.tail => From::Tail,
+        from => from,
     }
 }
 

@@ -1,7 +1,7 @@
 //! GET that waits: long-poll and SSE (protocol, sections 5.7 and 5.8).
 
-use super::compress::Wanted;
-use super::get::{freshness, position, remaining_ms};
+use super::find::Found;
+use super::get::{freshness, meant, position, remaining_ms};
 use super::{Body, Hot, Reply, ServeError, Server, Source, Sse, Target};
 use crate::frame::{self, Frames};
 use crate::hub::{EncodedKey, Run, View};
@@ -9,6 +9,7 @@ use crate::log::{Answer, AnswerBody, Look, ReadError, Stream};
 use crate::observe::access::LiveEnd;
 use crate::observe::metrics::Live;
 use crate::protocol::caching::Freshness;
+use crate::protocol::cursor::Cursors;
 use crate::protocol::names;
 use crate::protocol::reply::{self, Head};
 use crate::protocol::request::{self, From};
@@ -31,27 +32,56 @@ impl Server {
         let (stream, view) = self.begin_read(target).await?;
         let _reader = self.live_reader(Live::LongPoll)?;
         let at = position(read.from, &view).unwrap_or(view.tail);
-        if matches!(read.from, From::At(at) if at > view.tail) {
-            // Like `now`, it waits where the tail happens to be.
-            read.from = From::Tail;
-        }
+        read.from = meant(read.from, &view);
         let deadline = Instant::now() + target.route.config.long_poll_timeout;
-        let id = view.meta.id;
-        let waited = timeout_at(deadline, stream.tail().wait(id, at));
-        if let Some(Ok(false)) = self.draining.run_until_cancelled(waited).await {
-            // Somebody deleted it.
-            return Err(ReadError::Gone.into());
-        }
+        self.wait_until(deadline, &stream, &view, at).await?;
         // Neither deleted nor expired, also if nothing came.
         stream.view(self.clock.now_ms())?;
-        let wanted = Wanted::new(&target.route.config.compression, read.accepted);
-        let found = self.answer_from(&stream, read.from, at, wanted).await?;
+        self.read(target, &stream, &read, at).await
+    }
+
+    /// The reply of a long-poll, by what is found once it has waited.
+    pub(super) async fn polled(
+        self: &Arc<Self>,
+        target: &Target<'_>,
+        stream: &Stream,
+        read: &request::Read,
+        found: Found,
+    ) -> Result<Reply, ServeError> {
         let answer = &found.answer;
-        let cursor = (!answer.view.closed).then(|| self.cursor(read.cursor));
+        let ended = answer.view.closed && answer.up_to_date();
+        let cursor = (!ended).then(|| self.cursor(read.cursor));
         if answer.from < answer.to {
-            return self.answer(target, &stream, &read, found, cursor).await;
+            return self.answer(target, stream, read, found, cursor).await;
         }
-        Ok(self.nothing_new(target, &stream, read.from, answer, cursor))
+        Ok(self.nothing_new(target, stream, read.from, answer, cursor))
+    }
+
+    /// Waits until there is something new for a reader at `at`, the deadline, or a stop. The stream
+    /// is in use meanwhile.
+    async fn wait_until(
+        &self,
+        deadline: Instant,
+        stream: &Arc<Stream>,
+        view: &View,
+        at: Position,
+    ) -> Result<(), ServeError> {
+        let used_every = used_every(view.meta.lifetime);
+        loop {
+            let now = Instant::now();
+            let left = deadline.saturating_duration_since(now);
+            let end = now + used_every.map_or(left, |every| left.min(every));
+            let moved = timeout_at(end, stream.tail().wait(view.meta.id, at));
+            match self.draining.run_until_cancelled(moved).await {
+                // Somebody deleted it.
+                Some(Ok(false)) => return Err(ReadError::Gone.into()),
+                Some(Err(_)) if end < deadline => {
+                    let now_ms = self.clock.now_ms();
+                    self.log.touch_seen(stream, &stream.view(now_ms)?, now_ms);
+                }
+                _ => return Ok(()),
+            }
+        }
     }
 
     /// The reply of a long-poll that waited in vain, or at the end of a closed stream.
@@ -114,7 +144,7 @@ impl Server {
             kind,
             encoding,
             stream,
-            client_cursor: read.cursor,
+            cursors: Cursors::new(read.cursor),
             told: false,
             closed: false,
         };
@@ -153,7 +183,7 @@ struct LogSource {
     kind: Kind,
     encoding: Encoding,
     at: Position,
-    client_cursor: Option<u64>,
+    cursors: Cursors,
     /// Whether the reader knows where it is: a control event was sent.
     told: bool,
     closed: bool,
@@ -276,11 +306,11 @@ impl LogSource {
         Some(out.freeze())
     }
 
-    fn control_at(&self, view: &View, next: Position) -> Control {
+    fn control_at(&mut self, view: &View, next: Position) -> Control {
         let up_to_date = next == view.tail;
         let closed = up_to_date && view.closed;
         Control {
-            cursor: (!closed).then(|| self.server.cursor(self.client_cursor)),
+            cursor: (!closed).then(|| self.server.next_cursor(&mut self.cursors)),
             up_to_date,
             closed,
         }

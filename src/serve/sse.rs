@@ -4,7 +4,8 @@ use super::{ServeError, Server};
 use crate::config::Streams;
 use crate::observe::access::LiveEnd;
 use crate::observe::metrics::{Held, Live};
-use crate::protocol::{cursor, sse};
+use crate::protocol::cursor::{self, Cursors};
+use crate::protocol::sse;
 use crate::waits::{Alarm, Seldom};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -29,7 +30,7 @@ pub trait Source: Send {
     /// Waits until there may be something new. Nothing is lost when the future is dropped.
     async fn moved(&mut self) -> Result<(), LiveEnd<'static>>;
 
-    /// An idle reader's turn: its stream is in use.
+    /// The stream is in use. An error is why nothing follows.
     fn keep_alive(&mut self) -> Result<(), LiveEnd<'static>>;
 
     /// Whether the closing was among the events.
@@ -52,6 +53,10 @@ pub struct Sse {
     draining: CancellationToken,
     source: Box<dyn Source>,
     ends: Instant,
+    /// How often the stream must be used so that it does not end under its reader.
+    used_every: Option<Duration>,
+    /// When this reader last counted as a use of the stream.
+    used: Instant,
     wakes_every: Duration,
     /// When the connection ends, or an idle reader has its turn.
     turn: Instant,
@@ -93,6 +98,11 @@ impl Server {
     pub fn cursor(&self, client: Option<u64>) -> u64 {
         cursor::next(self.clock.now_ms(), client, rand::random())
     }
+
+    /// The next cursor of a connection.
+    pub fn next_cursor(&self, cursors: &mut Cursors) -> u64 {
+        cursors.next(self.clock.now_ms(), rand::random())
+    }
 }
 
 impl Sse {
@@ -116,6 +126,8 @@ impl Sse {
             draining: server.draining.clone(),
             source,
             ends,
+            used_every,
+            used: now,
             wakes_every,
             turn: (now + wakes_every).min(ends),
             heartbeats: !settings.sse_heartbeat.is_zero(),
@@ -171,10 +183,22 @@ impl Sse {
         self.turn
     }
 
-    /// Takes note of events that are handed out.
+    /// Takes note of events that are handed out. Who is always given some is never idle, and uses
+    /// the stream all the same.
     fn said(&mut self, now: Instant) {
-        self.end = self.source.is_closed().then_some(LiveEnd::StreamClosed);
         self.turn = (now + self.wakes_every).min(self.ends);
+        let unused = now.saturating_duration_since(self.used);
+        let gone = match self.used_every {
+            Some(every) if unused >= every => self.use_stream(now).err(),
+            _ => None,
+        };
+        let closed = self.source.is_closed().then_some(LiveEnd::StreamClosed);
+        self.end = closed.or(gone);
+    }
+
+    fn use_stream(&mut self, now: Instant) -> Result<(), LiveEnd<'static>> {
+        self.used = now;
+        self.source.keep_alive()
     }
 
     /// Why the connection ends, once [`Sse::next`] has nothing more.
@@ -215,7 +239,7 @@ impl Sse {
     /// An idle reader's turn: its stream is in use, and it may be told that it is connected.
     fn keep_alive(&mut self, now: Instant) -> bool {
         self.turn = (now + self.wakes_every).min(self.ends);
-        self.end = self.source.keep_alive().err();
+        self.end = self.use_stream(now).err();
         self.end.is_none() && self.heartbeats && now < self.ends
     }
 }

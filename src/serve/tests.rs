@@ -1,9 +1,11 @@
 //! What replies say, and which bodies are let in, whatever happens to a stream meanwhile.
 
 mod catch_up;
+mod live;
+mod trimming;
 
 use super::{Bodies, Body, Reply, Route, ServeError, Server, Target};
-use crate::clock::SystemClock;
+use crate::clock::{Clock, SystemClock};
 use crate::config::{LogConfig, Streams};
 use crate::frame;
 use crate::log::kv::{Cached, Entry, Kv, KvError, Table, Visit, Write};
@@ -16,6 +18,7 @@ use crate::protocol::request::parse;
 use crate::types::{Outcome, StreamEnd, StreamPath};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -23,7 +26,8 @@ use tempfile::TempDir;
 use tokio::sync::{RwLock, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-/// A server over a store that can be held up where it looks for producers.
+/// A server over a store that can be held up where it looks for producers, and overtaken where it
+/// reads segments.
 struct World {
     server: Arc<Server>,
     gate: Arc<Gate>,
@@ -35,6 +39,8 @@ struct World {
 struct Gate {
     lock: RwLock<()>,
     reached: AtomicBool,
+    /// What is done before a segment is read, unless it is being done.
+    before_segment: Mutex<Option<Box<dyn FnMut() + Send>>>,
 }
 
 struct Gated {
@@ -47,6 +53,12 @@ impl Kv for Gated {
         if table == Table::Producers {
             self.gate.reached.store(true, Ordering::SeqCst);
             drop(self.gate.lock.blocking_read());
+        }
+        if table == Table::Segments
+            && let Some(mut act) = self.gate.before_segment.try_lock()
+            && let Some(act) = &mut *act
+        {
+            act();
         }
         self.rocks.get(table, key)
     }
@@ -99,13 +111,17 @@ impl World {
     }
 
     fn with(config: &LogConfig) -> Self {
+        Self::by(Arc::new(SystemClock), config)
+    }
+
+    fn by(clock: Arc<dyn Clock>, config: &LogConfig) -> Self {
         let dir = TempDir::new().unwrap();
         let gate = Arc::new(Gate::default());
         let kv = Arc::new(Gated {
             rocks: Rocks::open(dir.path(), config).unwrap(),
             gate: gate.clone(),
         });
-        let (clock, metrics) = (Arc::new(SystemClock), Arc::new(Metrics::new()));
+        let metrics = Arc::new(Metrics::new());
         let options = Options {
             log: config,
             producers_max: 10,
@@ -185,15 +201,28 @@ async fn serve(
     headers: &[(&'static str, &str)],
     body: Bytes,
 ) -> Result<Reply, ServeError> {
+    let settings = Streams {
+        long_poll_timeout: Duration::from_millis(1),
+        ..Streams::default()
+    };
+    serve_by(settings, server, method, query, headers, body).await
+}
+
+/// The same at a route with these settings.
+async fn serve_by(
+    settings: Streams,
+    server: &Arc<Server>,
+    method: Method,
+    query: &str,
+    headers: &[(&'static str, &str)],
+    body: Bytes,
+) -> Result<Reply, ServeError> {
     let pairs = headers.iter().map(|(name, value)| {
         let value = HeaderValue::from_str(value).unwrap();
         (HeaderName::from_static(name), value)
     });
     let headers: HeaderMap = pairs.collect();
-    let route = Route::new(Streams {
-        long_poll_timeout: Duration::from_millis(1),
-        ..Streams::default()
-    });
+    let route = Route::new(settings);
     let target = Target {
         route: &route,
         path: path(),

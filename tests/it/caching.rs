@@ -298,3 +298,20 @@ fn what_came_after_now_is_not_kept_for_a_later_now() {
         assert_eq!(answer.expect("cache-control"), "no-store", "{offset}");
     }
 }
+
+/// More may have been appended when somebody else asks for the same.
+#[test]
+fn an_answer_from_beyond_the_tail_is_kept_by_nobody() {
+    let server = Setup::quick().start();
+    let target = unique("beyond");
+    let created = server.create(&target, "text/plain", b"all");
+    let tail = created.expect("stream-next-offset");
+    server.close(&target);
+    let get = |offset: &str| server.call("GET", &format!("{target}?offset={offset}"), &[], b"");
+    assert!(is_immutable(&get(tail)));
+    let beyond = get("9999999999999999_9999999999999999");
+    assert_eq!((beyond.status, &beyond.body[..]), (200, &b""[..]));
+    assert_eq!(beyond.expect("stream-next-offset"), tail);
+    assert_eq!(beyond.expect("stream-closed"), "true");
+    assert_eq!(beyond.expect("cache-control"), "no-store");
+}

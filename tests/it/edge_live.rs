@@ -375,6 +375,28 @@ fn text_of_an_origin_without_exact_events_is_followed_by_long_polls() {
 }
 
 #[test]
+fn the_cursors_of_a_connection_never_go_backwards() {
+    const AHEAD: u64 = 1 << 40;
+    let origin = Setup::quick().start();
+    let mut setup = Setup::quick();
+    setup.streams.push("sse_recycle = \"1h\"".to_owned());
+    let edge = crate::edge::edge_with(&[&url(&origin)], "", setup);
+    let stream = unique("cursors");
+    origin.create(&stream, "text/plain", b"first");
+    let target = format!("{stream}?offset=-1&live=sse&cursor={AHEAD}");
+    let mut reader = EventStream::open(edge.address(), &target).unwrap();
+    let mut least = AHEAD + 1;
+    for _ in 0..20 {
+        let (_, control) = reader.next_batch().unwrap().expect("a batch");
+        let cursor = control["streamCursor"].as_str().unwrap();
+        let cursor: u64 = cursor.parse().unwrap();
+        assert!(cursor >= least, "{cursor} after {least}");
+        least = cursor;
+        origin.append(&stream, "text/plain", b"more");
+    }
+}
+
+#[test]
 fn a_stream_is_left_some_time_after_its_last_reader() {
     let origin = Setup::quick().start();
     let edge = edge(&[&url(&origin)], "linger = \"200ms\"");

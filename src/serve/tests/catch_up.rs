@@ -172,7 +172,7 @@ fn text(headers: &HeaderMap, name: &str) -> String {
     value.map_or("", |value| value.to_str().unwrap()).to_owned()
 }
 
-async fn bytes_of(reply: Reply) -> Vec<u8> {
+pub(super) async fn bytes_of(reply: Reply) -> Vec<u8> {
     match reply.body {
         Body::Empty => Vec::new(),
         Body::Full(bytes) => bytes.to_vec(),
