@@ -201,7 +201,12 @@ impl Playback {
                 held => Ok(Found::Bytes(held)),
             };
             match found {
-                Ok(Found::Bytes(bytes)) => return Next::Bytes(self.handed_out(bytes)),
+                Ok(Found::Bytes(bytes)) => {
+                    let bytes = self.handed_out(bytes);
+                    if !bytes.is_empty() {
+                        return Next::Bytes(bytes);
+                    }
+                }
                 Ok(Found::End(end)) => return ending(end),
                 Ok(Found::Tail) => {}
                 Err(error) => return Next::Broken(Arc::new(unreadable(&error))),

@@ -165,7 +165,10 @@ fn a_comment_goes_before_no_byte_order_mark() {
     let upstream = Upstream::start(|_, peer| {
         peer.begin_chunked(EVENTS)?;
         sleep(Duration::from_millis(1500));
-        peer.chunk("\u{feff}data: 1\n\n".as_bytes())?;
+        peer.chunk("\u{feff}".as_bytes())?;
+        // Longer than it would wait for the rest of an event.
+        sleep(Duration::from_millis(200));
+        peer.chunk(b"data: 1\n\n")?;
         peer.chunk(b"")
     });
     let server = recording(&upstream, "heartbeat = \"500ms\"");
