@@ -299,18 +299,31 @@ impl Events {
         out.freeze()
     }
 
+    /// Goes on with an answer. False if it is none of a stream, but perhaps of something before it.
+    fn go_on(&mut self, answer: Answer) -> bool {
+        let reader = &mut self.reader;
+        let Some(next) = answer.next_offset() else {
+            self.retry_at = Some(later());
+            return false;
+        };
+        if reader.is_named && *next <= *reader.at {
+            // Nothing behind it, though the subscription is farther: one of the two will learn. What it
+            // holds was read before.
+            self.retry_at = Some(later());
+            reader.pass(&answer);
+        } else {
+            self.retry_at = None;
+            self.playing = Some(Playing::new(answer));
+        }
+        true
+    }
+
     /// Asks what is behind the reader. False if the origin is away: the reader waits.
     async fn catch_up(&mut self) -> Result<bool, LiveEnd<'static>> {
         // Boxed: a waiting reader need not hold the room for it.
         let answer = Box::pin(self.reader.catch_up()).await;
         match answer {
-            Ok(answer) if answer.status == StatusCode::OK => {
-                // Nothing behind it, though the subscription is farther: one of the two will learn.
-                let stuck = answer.next_offset().as_ref() == Some(&self.reader.at);
-                self.retry_at = stuck.then(later);
-                self.playing = Some(Playing::new(answer));
-                Ok(true)
-            }
+            Ok(answer) if answer.status == StatusCode::OK => Ok(self.go_on(answer)),
             Ok(answer) if is_final(answer.status) => Err(LiveEnd::StreamGone),
             Ok(_) | Err(_) => {
                 self.retry_at = Some(later());

@@ -232,6 +232,10 @@ impl Subscription {
     pub(super) fn push(&self, news: News) -> Result<(), Replaced> {
         {
             let mut state = self.state.lock();
+            if matches!(state.status, Status::Gone) {
+                // It came from before.
+                return Ok(());
+            }
             if *news.next < **state.ring.tail() {
                 let since = *state.behind_since.get_or_insert_with(Instant::now);
                 if news.body.is_some() || since.elapsed() > BEHIND_MAX {
@@ -284,9 +288,10 @@ impl Subscription {
         state.close_written |= closed;
     }
 
-    /// Whether the origin has named this offset, or one behind it.
+    /// Whether the origin has named this offset, or one behind it, of the stream that there is.
     pub(super) fn has_come_to(&self, at: &str) -> bool {
-        *at <= **self.state.lock().ring.tail()
+        let state = self.state.lock();
+        !matches!(state.status, Status::Gone) && *at <= **state.ring.tail()
     }
 
     /// Whether something was written through this edge that has not come yet.

@@ -148,3 +148,17 @@ async fn who_waits_is_woken() {
     subscription.gone().await;
     assert!(matches!(subscription.look("1"), Look::Gone));
 }
+
+#[test]
+fn what_is_gone_stays_gone() {
+    let subscription = subscription("text/plain", "0");
+    subscription.push(news(Some("a"), "1")).unwrap();
+    assert!(subscription.has_come_to("1"));
+    subscription.set_gone();
+    // The origin was just saying something else.
+    subscription.push(news(Some("b"), "2")).unwrap();
+    for at in ["0", "1", "2"] {
+        assert!(matches!(subscription.look(at), Look::Gone), "{at}");
+        assert!(!subscription.has_come_to(at), "{at}");
+    }
+}

@@ -30,6 +30,16 @@ enum Next {
     Broken(LiveEnd<'static>),
 }
 
+impl Next {
+    /// For why nothing follows. What failed must not look complete: the last event may not be whole.
+    fn over(end: LiveEnd<'static>) -> Self {
+        match end {
+            LiveEnd::Failed(_) => Self::Broken(end),
+            end => Self::Ended(end),
+        }
+    }
+}
+
 impl Events {
     /// Sends the events until the answer ends, and gives the connection to its next request.
     pub(super) async fn run(
@@ -114,7 +124,7 @@ impl Events {
                     };
                     match events {
                         Some(events) => events,
-                        None => return Next::Ended(self.live.end()),
+                        None => return Next::over(self.live.end()),
                     }
                 }
             };

@@ -186,11 +186,12 @@ async fn send_live(session: &mut ServerSession, mut live: Box<Sse>, sent: &mut S
     };
     sent.offsets = Some((from, live.position()));
     match ended {
-        Ok(end) => {
+        // What failed must not look complete: the last event may not be whole.
+        Ok(end) if !matches!(end, LiveEnd::Failed(_)) => {
             sent.live_end = Some(end);
             session.write_response_body(Bytes::new(), true).await
         }
-        Err(end) => {
+        Ok(end) | Err(end) => {
             sent.live_end = Some(end);
             Err(Error::new_down(ErrorType::ConnectionClosed))
         }

@@ -374,6 +374,51 @@ fn text_of_an_origin_without_exact_events_is_followed_by_long_polls() {
     assert!(polls.skip(1).any(|call| call.target.contains("cursor=7")));
 }
 
+/// An origin that first answers with data up to 0005, and then with `later`, whatever it is asked.
+fn odd_origin(later: &'static str) -> Upstream {
+    Upstream::start(move |call, peer| {
+        let first = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nstream-next-offset: 0005\r\ncontent-length: 5\r\n\r\nfirst";
+        let is_first = call.target.contains("offset=-1");
+        peer.send(if is_first { first } else { later }.as_bytes())?;
+        // A body that is too short is known to be so by its end.
+        Err(io::ErrorKind::ConnectionAborted.into())
+    })
+}
+
+#[test]
+fn what_brings_a_reader_no_farther_is_not_its_data() {
+    let page = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 5\r\n\r\nsorry";
+    let again = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nstream-next-offset: 0005\r\ncontent-length: 5\r\n\r\nfirst";
+    let before = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nstream-next-offset: 0003\r\ncontent-length: 3\r\n\r\nfir";
+    for later in [page, again, before] {
+        let origin = odd_origin(later);
+        let mut setup = Setup::quick();
+        setup.streams.push("sse_recycle = \"4s\"".to_owned());
+        let edge = crate::edge::edge_with(&[origin.url()], "", setup);
+        let target = format!("{}?offset=-1&live=sse", unique("odd"));
+        let mut events = EventStream::open(edge.address(), &target).unwrap();
+        let mut read = String::new();
+        while let Some((data, control)) = events.next_batch().unwrap() {
+            read.push_str(&data);
+            assert_eq!(control["streamNextOffset"], "0005", "{later}");
+        }
+        assert_eq!(read, "first", "{later}");
+        // Once or so a second, and not as often as it can.
+        assert!(origin.calls().len() < 50, "{later}");
+    }
+}
+
+#[test]
+fn events_that_broke_off_do_not_look_complete() {
+    let cut = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nstream-next-offset: 0010\r\ncontent-length: 5\r\n\r\nse";
+    let origin = odd_origin(cut);
+    let edge = edge(&[origin.url()], "");
+    let target = format!("{}?offset=-1&live=sse", unique("cut"));
+    let mut events = EventStream::open(edge.address(), &target).unwrap();
+    assert_eq!(events.next_batch().unwrap().unwrap().0, "first");
+    assert!(events.next_batch().is_err());
+}
+
 #[test]
 fn the_cursors_of_a_connection_never_go_backwards() {
     const AHEAD: u64 = 1 << 40;
