@@ -27,7 +27,7 @@ fn recording_with(upstream: &Upstream, settings: &str, setup: Setup) -> Server {
     Setup { site, ..setup }.start()
 }
 
-/// An answer of one piece, after so many calls.
+/// Answers with these headers, and a body in one piece.
 fn answer(peer: &mut Peer, headers: &str, body: &str) -> io::Result<()> {
     let length = body.len();
     let head = format!(
@@ -131,6 +131,24 @@ fn the_url_of_a_stream_is_the_one_that_is_here() {
     for _ in 0..2 {
         let answer = server.call("GET", "/", &[KEY], b"");
         assert!(answer.expect("stream-url").contains("/recordings/"));
+    }
+}
+
+#[test]
+fn an_upgrade_that_is_not_passed_on_keeps_nothing_from_being_recorded() {
+    let upstream = saying("", "data: 1\n\n");
+    let server = recording(&upstream, "");
+    let to_http2 = [
+        ("connection", "Upgrade, HTTP2-Settings"),
+        ("upgrade", "h2c"),
+        ("http2-settings", "AAMAAABkAARAAAAAAAIAAAAA"),
+    ];
+    let with_body = [("connection", "Upgrade"), ("upgrade", "websocket")];
+    for headers in [&to_http2[..], &with_body[..]] {
+        let answer = server.call("POST", "/", headers, b"{}");
+        answer.expect("stream-url");
+        assert_eq!(answer.body, b"data: 1\n\n");
+        assert_eq!(upstream.last_call().header("upgrade"), None);
     }
 }
 

@@ -522,36 +522,6 @@ fn what_can_never_be_recorded_is_passed_on() {
 }
 
 #[test]
-fn an_upgrade_that_is_not_passed_on_keeps_nothing_from_being_recorded() {
-    let upstream = Upstream::start(|call, peer| {
-        peer.body(call)?;
-        peer.begin_chunked("text/event-stream")?;
-        peer.chunk(b"data: 1\n\n")?;
-        peer.chunk(b"")
-    });
-    let setup = Setup {
-        site: format!(
-            "[[site.route]]\npath = \"/*\"\nrecord = {{ upstreams = [\"{}\"] }}",
-            upstream.url()
-        ),
-        ..Setup::quick()
-    };
-    let server = setup.start();
-    let to_http2 = [
-        ("connection", "Upgrade, HTTP2-Settings"),
-        ("upgrade", "h2c"),
-        ("http2-settings", "AAMAAABkAARAAAAAAAIAAAAA"),
-    ];
-    let with_body = [("connection", "Upgrade"), ("upgrade", "websocket")];
-    for headers in [&to_http2[..], &with_body[..]] {
-        let answer = server.call("POST", "/", headers, b"{}");
-        answer.expect("stream-url");
-        assert_eq!(answer.body, b"data: 1\n\n");
-        assert_eq!(upstream.last_call().header("upgrade"), None);
-    }
-}
-
-#[test]
 fn what_upstreams_do_is_counted() {
     let upstream = Upstream::echo();
     let server = proxy(&[upstream.url()], "");
