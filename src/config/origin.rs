@@ -44,7 +44,8 @@ pub struct Origin {
     #[serde(default)]
     pub shared: bool,
 
-    /// The headers of a request that say who the caller is.
+    /// The headers of a request that say who the caller is: all by which the origin decides what a
+    /// caller may read.
     #[serde(default = "credentials")]
     pub credentials: Vec<String>,
 
@@ -142,6 +143,8 @@ fn linger() -> Duration {
     Duration::from_secs(30)
 }
 
-fn credentials() -> Vec<String> {
-    ["Authorization", "Cookie"].map(str::to_owned).into()
+/// The headers by which callers are told apart, unless others are named.
+pub(super) fn credentials() -> Vec<String> {
+    let names = ["Authorization", "Cookie", "X-Api-Key", "Api-Key"];
+    names.map(str::to_owned).into()
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::origin::credentials;
 use super::upstream::upstream_settings;
 use super::{Retention, ReverseProxy};
 use crate::units::{self, DurationText, SizeText};
@@ -190,11 +191,6 @@ fn url_path() -> String {
 
 fn idempotency_header() -> String {
     "Idempotency-Key".to_owned()
-}
-
-fn credentials() -> Vec<String> {
-    let names = ["Authorization", "Cookie", "X-Api-Key", "Api-Key"];
-    names.map(str::to_owned).into()
 }
 
 fn idle_stop() -> Duration {
