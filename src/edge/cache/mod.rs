@@ -378,7 +378,6 @@ impl Cache {
             }
         };
         let disk = self.disk.clone();
-        let recovered = disk.as_ref().is_none_or(|disk| *disk.recovered.borrow());
         let forgotten = streams.iter().map(|stream| self.index.forget(*stream));
         let answers = forgotten.sum();
         self.metrics.cache.purges.inc();
@@ -388,10 +387,8 @@ impl Cache {
                 let mut outcome = Ok(());
                 for stream in streams {
                     outcome = outcome.and(disk.purge(stream));
-                    // Until all files are known, one may have been read just before.
-                    if !recovered {
-                        index.forget(stream);
-                    }
+                    // A file may have been read just before it went.
+                    index.forget(stream);
                 }
                 outcome
             };
