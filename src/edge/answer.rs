@@ -58,7 +58,7 @@ impl Route {
         if offset == "now" {
             return Answer::bypass(&OriginRead::catch_up(self, subject, offset)).await;
         }
-        let stream = self.stream_key(subject.home, &subject.stream);
+        let stream = &subject.key;
         let range = subject.range(offset);
         let ask = || Ask {
             key: RangeKey {
@@ -69,12 +69,12 @@ impl Route {
                 scope: &subject.scope,
                 range: &range,
             },
-            generation: self.edge.generations.of(&stream),
+            generation: self.edge.generations.of(stream),
             if_none_match,
             wish,
         };
         if let Some(hit) = self.edge.cache.hit(&ask())
-            && !self.edge.identities.contradict(&stream, &hit.headers)
+            && !self.edge.identities.contradict(stream, &hit.headers)
         {
             return Ok(hit.into());
         }
@@ -86,9 +86,9 @@ impl Route {
                 cached.cache_status,
                 CacheStatus::Hit | CacheStatus::DiskHit | CacheStatus::Stale { .. }
             );
-            if kept && self.edge.identities.contradict(&stream, &cached.headers) {
+            if kept && self.edge.identities.contradict(stream, &cached.headers) {
                 // It is of a stream that was here before.
-                self.forget(subject.home, &subject.stream).await;
+                self.forget_answers(subject).await;
                 continue;
             }
             return Ok(cached.into());
@@ -202,6 +202,11 @@ impl Answer {
         self.is_closed().then_some(Closing { end })
     }
 
+    /// Whether its body is something else than the data, which is not what was asked for.
+    pub(super) fn is_coded(&self) -> bool {
+        is_coded(&self.headers)
+    }
+
     pub(super) fn content_type(&self) -> Arc<str> {
         let content_type = self.text(&header::CONTENT_TYPE);
         content_type.unwrap_or("application/octet-stream").into()
@@ -258,6 +263,12 @@ impl Answer {
         tag.zip(if_none_match)
             .is_some_and(|(tag, known)| matches_etag(known, tag))
     }
+}
+
+/// Whether the body that goes with these headers is coded.
+pub(super) fn is_coded(headers: &HeaderMap) -> bool {
+    let coding = headers.get(header::CONTENT_ENCODING);
+    coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
 impl AnswerBody {

@@ -31,8 +31,10 @@ pub struct Asked {
 /// What is read, and by whom: readers for whom it is the same share one subscription.
 #[derive(Clone)]
 pub(super) struct Subject {
-    /// The place of the stream's home among the origins.
+    /// The place of the stream's home among the origins of the route.
     pub(super) home: usize,
+    /// The name under which what is known of the stream is kept.
+    pub(super) key: Arc<str>,
     /// The path as it is decoded, by which the stream is known whoever writes it how.
     pub(super) stream: Arc<str>,
     /// What else decides about an answer beside the offset: what tells apart the route, the path as
@@ -55,7 +57,7 @@ pub(super) struct Variant {
 }
 
 /// Where a stream begins: what a read without an offset means.
-const START: &str = "-1";
+pub(super) const START: &str = "-1";
 
 /// What stays as it is in the value of a parameter.
 const IN_VALUES: &AsciiSet = &NON_ALPHANUMERIC
@@ -80,7 +82,9 @@ impl Parameters {
         let mut others = Vec::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let place = match name {
+            // Whoever reads the query at the origin decodes names as well.
+            let name = percent_decode_str(name).decode_utf8().ok()?;
+            let place = match &*name {
                 names::OFFSET => &mut offset,
                 names::LIVE => &mut live,
                 names::CURSOR => &mut cursor,
@@ -113,6 +117,12 @@ impl Parameters {
     }
 }
 
+/// The name under which what is known of a stream is kept: its origin, the host that the origin is
+/// told, if that decides, and its path. Only the path can have more than one line.
+pub(super) fn stream_key(origin: &str, host: &str, path: &str) -> Arc<str> {
+    format!("{origin}\n{host}\n{path}").into()
+}
+
 impl Asked {
     pub(super) fn new(parameters: Option<Parameters>, subject: Subject) -> Self {
         let headers = &subject.head.headers;
@@ -140,6 +150,22 @@ impl Asked {
 }
 
 impl Subject {
+    /// The name of its home.
+    pub(super) fn origin(&self) -> &str {
+        self.key.lines().next().unwrap_or_default()
+    }
+
+    /// Says it in the words of another reader for whom it is the same, so that one head of a request
+    /// does for all of them.
+    pub(super) fn adopt(&mut self, other: &Self) {
+        // Another route may have the origins in another order.
+        let home = self.home;
+        *self = Self {
+            home,
+            ..other.clone()
+        };
+    }
+
     /// The path and query of a read from an offset, in one spelling. `live` are further parameters
     /// of the protocol, which come before `offset` in order.
     pub(super) fn target(&self, offset: &str, live: &[(&str, &str)]) -> String {
@@ -183,6 +209,10 @@ mod tests {
                 "live=long-poll&offset=-1&cursor=x",
                 (Mode::LongPoll, "-1", None, ""),
             ),
+            (
+                "%6Cive=sse&o%66fset=5&%61=1",
+                (Mode::Sse, "5", None, "%61=1"),
+            ),
         ] {
             let (mode, offset, cursor, others) = expected;
             let expected = (mode, offset.to_owned(), cursor, others.to_owned());
@@ -209,6 +239,7 @@ mod tests {
     fn targets_have_one_spelling() {
         let subject = |others: &str| Subject {
             home: 0,
+            key: stream_key("http://a", "", "/s"),
             stream: "/s".into(),
             variant: Variant {
                 route: "".into(),

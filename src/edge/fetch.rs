@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue, Method, header};
 use pingora::http::RequestHeader;
 use pingora::protocols::l4::socket::SocketAddr;
 
-use super::asked::Subject;
+use super::asked::{START, Subject};
 use super::cache::{Fetch, Fetched, Pull};
 use super::origins::Origin;
 use super::route::Route;
@@ -37,6 +37,8 @@ const NOT_ASKED: [HeaderName; 9] = [
 pub(super) struct OriginRead {
     route: Arc<Route>,
     subject: Subject,
+    /// Whether it asks for a place that every stream has.
+    from_known: bool,
     target: String,
     purpose: OriginRequest,
     headers: Vec<(HeaderName, HeaderValue)>,
@@ -45,12 +47,11 @@ pub(super) struct OriginRead {
 impl OriginRead {
     /// A catch-up read from an offset.
     pub(super) fn catch_up(route: &Arc<Route>, subject: &Subject, offset: &str) -> Self {
-        Self::of(
-            route,
-            subject,
-            subject.target(offset, &[]),
-            OriginRequest::CatchUp,
-        )
+        let target = subject.target(offset, &[]);
+        Self {
+            from_known: matches!(offset, START | "now"),
+            ..Self::of(route, subject, target, OriginRequest::CatchUp)
+        }
     }
 
     /// A read that is not understood here.
@@ -78,6 +79,7 @@ impl OriginRead {
         Self {
             route: route.clone(),
             subject: subject.clone(),
+            from_known: false,
             target,
             purpose,
             headers: Vec::new(),
@@ -174,7 +176,9 @@ impl Fetch for OriginRead {
     async fn fetch(&self, if_none_match: Option<&HeaderValue>) -> Result<Fetched, UpstreamFailure> {
         let fetched = self.send(if_none_match).await?;
         let (status, headers) = (fetched.status, &fetched.headers);
-        self.route.learn(&self.subject, status, headers).await;
+        let (subject, from_known) = (&self.subject, self.from_known);
+        let learned = self.route.learn(subject, from_known, status, headers);
+        learned.await;
         Ok(fetched)
     }
 }

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
-use super::answer::Answer;
+use super::answer::{Answer, is_coded};
 use super::cache::Fetched;
 use super::fetch::OriginRead;
+use super::identities::identity;
 use super::origin_sse::{OriginEvents, data_of};
 use super::ring::RING_BYTES_MAX;
 use super::route::Route;
@@ -30,7 +31,6 @@ pub(super) async fn follow(route: Arc<Route>, subscription: Arc<Subscription>) {
         route: route.clone(),
         subscription: subscription.clone(),
         way: Way::Sse,
-        identity: None,
     };
     let ended = tokio::select! {
         biased;
@@ -40,22 +40,25 @@ pub(super) async fn follow(route: Arc<Route>, subscription: Arc<Subscription>) {
         ended = Box::pin(follower.run()) => Some(ended),
     };
     match ended {
-        Some(Ended::Gone) => {
-            let subject = &subscription.subject;
+        Some(Ended::Replaced) => {
             subscription.set_gone();
-            route.forget_answers(subject.home, &subject.stream).await;
+            route.forget(&subscription.subject).await;
+        }
+        Some(Ended::Gone) => {
+            subscription.set_gone();
+            route.forget_answers(&subscription.subject).await;
         }
         Some(Ended::Refused) => subscription.set_gone(),
         Some(Ended::Closed) | None => {}
     }
-    route.edge.subscriptions.remove(&route, &subscription);
+    route.edge.subscriptions.remove(&subscription);
 }
 
 /// Returns once nobody has been reading for a time, and nobody can begin any more.
 async fn unread(route: &Route, subscription: &Arc<Subscription>) {
     loop {
         subscription.left_for(route.linger).await;
-        if route.edge.subscriptions.remove_unread(route, subscription) {
+        if route.edge.subscriptions.remove_unread(subscription) {
             return;
         }
     }
@@ -71,7 +74,9 @@ enum Way {
 /// Why a stream is followed no longer.
 enum Ended {
     Closed,
-    /// It is gone, or another one is at its path.
+    /// Another one is at its path.
+    Replaced,
+    /// It is gone, for these readers at least.
     Gone,
     /// These readers may not read it any more.
     Refused,
@@ -89,7 +94,7 @@ enum Turn {
 
 impl From<Replaced> for Turn {
     fn from(_: Replaced) -> Self {
-        Self::Ended(Ended::Gone)
+        Self::Ended(Ended::Replaced)
     }
 }
 
@@ -103,8 +108,6 @@ struct Follower {
     route: Arc<Route>,
     subscription: Arc<Subscription>,
     way: Way,
-    /// Who the stream is, where the origin says so.
-    identity: Option<HeaderValue>,
 }
 
 impl Follower {
@@ -181,7 +184,8 @@ impl Follower {
         if !is_events || (kind == Kind::Text && !base64) {
             return Err(Turn::Unfit);
         }
-        self.identify(headers.get(names::STREAM_ID))?;
+        let said = headers.get(names::STREAM_ID);
+        self.identify(said.and_then(|said| said.to_str().ok()))?;
         self.subscription.set_sharing(Sharing::of(headers));
         let mut events = OriginEvents::new(kind, base64);
         let mut body = answer.body;
@@ -202,15 +206,11 @@ impl Follower {
     }
 
     /// Notices that the stream was deleted and created again.
-    fn identify(&mut self, said: Option<&HeaderValue>) -> Result<(), Turn> {
+    fn identify(&self, said: Option<&str>) -> Result<(), Turn> {
         let Some(said) = said else { return Ok(()) };
-        let replaced = self.identity.as_ref().is_some_and(|known| known != said);
         let subject = &self.subscription.subject;
-        let contradicts = said
-            .to_str()
-            .is_ok_and(|identity| self.route.is_replaced(subject, identity));
-        self.identity = Some(said.clone());
-        if replaced || contradicts {
+        let contradicts = self.route.is_replaced(subject, said);
+        if !self.subscription.identify(said) || contradicts {
             return Err(Replaced.into());
         }
         Ok(())
@@ -233,32 +233,43 @@ impl Follower {
     }
 
     async fn long_polls(&mut self) -> Result<Turn, Turn> {
-        let subject = self.subscription.subject.clone();
-        let tail = self.subscription.tail();
-        // The first one does not wait: so it is soon known that nothing was missed.
-        let read = OriginRead::catch_up(&self.route, &subject, &tail);
-        let mut answer = self.connect(&read).await?;
+        let mut tail = self.subscription.tail();
         let mut cursor: Option<String> = None;
+        let (mut asked, mut in_vain) = (None, 0);
+        // The first one does not wait: so it is soon known that nothing was missed.
+        let read = OriginRead::catch_up(&self.route, &self.subscription.subject, &tail);
+        let mut answer = self.connect(&read).await?;
         loop {
-            self.route
-                .learn(&subject, answer.status, &answer.headers)
-                .await;
+            self.identify(identity(&answer.headers))?;
             let said = answer.headers.get(names::STREAM_CURSOR);
-            cursor = said
-                .and_then(|said| said.to_str().ok())
-                .map(str::to_owned)
-                .or(cursor);
+            let said = said.and_then(|said| said.to_str().ok());
+            cursor = said.map(str::to_owned).or(cursor);
             if self.take(answer).await? {
                 return Ok(Turn::Ended(Ended::Closed));
             }
-            let tail = self.subscription.tail();
-            let mut parameters = vec![("live", "long-poll")];
-            parameters.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
-            let read = OriginRead::live(&self.route, &subject, &tail, &parameters, Vec::new());
-            answer = read.send(None).await?;
-            judge(answer.status, &answer.headers)?;
-            self.subscription.set_sharing(Sharing::of(&answer.headers));
+            let before = std::mem::replace(&mut tail, self.subscription.tail());
+            let at_once = asked.is_some_and(|asked: Instant| asked.elapsed() < LIFE_MIN);
+            if at_once && tail == before {
+                // An origin that does not wait would be asked again and again.
+                in_vain += 1;
+                tokio::time::sleep(backoff(in_vain)).await;
+            } else {
+                in_vain = 0;
+            }
+            asked = Some(Instant::now());
+            answer = self.long_poll(&tail, cursor.as_deref()).await?;
         }
+    }
+
+    async fn long_poll(&self, tail: &str, cursor: Option<&str>) -> Result<Fetched, Turn> {
+        let mut parameters = vec![("live", "long-poll")];
+        parameters.extend(cursor.map(|cursor| ("cursor", cursor)));
+        let subject = &self.subscription.subject;
+        let read = OriginRead::live(&self.route, subject, tail, &parameters, Vec::new());
+        let answer = read.send(None).await?;
+        judge(answer.status, &answer.headers)?;
+        self.subscription.set_sharing(Sharing::of(&answer.headers));
+        Ok(answer)
     }
 
     /// Takes what a catch-up or long-poll answer says, and tells whether the stream is closed.
@@ -294,6 +305,9 @@ impl Follower {
 /// What the status of an origin's answer means for a stream that is followed.
 fn judge(status: StatusCode, headers: &HeaderMap) -> Result<(), Turn> {
     let trimmed = headers.contains_key(names::STREAM_EARLIEST_OFFSET);
+    if status.is_success() && is_coded(headers) {
+        return Err(Turn::Failed(UpstreamFailure::Protocol));
+    }
     match status {
         StatusCode::OK | StatusCode::NO_CONTENT => Ok(()),
         StatusCode::NOT_FOUND => Err(Turn::Ended(Ended::Gone)),

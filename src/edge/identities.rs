@@ -5,6 +5,8 @@ use std::sync::Arc;
 use http::{HeaderMap, header};
 use quick_cache::sync::Cache;
 
+use crate::types::Coding;
+
 /// Streams whose identity is remembered; of others, it is learned again.
 const STREAMS_MAX: usize = 100_000;
 
@@ -58,11 +60,14 @@ impl Identities {
     }
 }
 
-/// Who a stream is, by the `ETag` of an answer: `"database:stream:from:to"`, and what follows it.
+/// Who a stream is, by the `ETag` of an answer: `"database:stream:from:to"`, and what follows it,
+/// which is how it ends, and its coding.
 /// Other servers' tags say nothing of it.
 pub(super) fn identity(headers: &HeaderMap) -> Option<&str> {
     let tag = headers.get(header::ETAG)?.to_str().ok()?;
     let tag = tag.strip_prefix('"')?.strip_suffix('"')?;
+    let (whole, coding) = tag.rsplit_once(':')?;
+    let tag = Coding::named(coding).map_or(tag, |_| whole);
     let tag = tag
         .strip_suffix(":t")
         .or(tag.strip_suffix(":c"))
@@ -88,7 +93,14 @@ mod tests {
 
     #[test]
     fn tags_tell_who_a_stream_is() {
-        for tag in ["\"0a1b:7:0:120\"", "\"0a1b:7:0:120:t\"", "\"0a1b:7:5:9:c\""] {
+        for tag in [
+            "\"0a1b:7:0:120\"",
+            "\"0a1b:7:0:120:t\"",
+            "\"0a1b:7:5:9:c\"",
+            "\"0a1b:7:5:9:gzip\"",
+            "\"0a1b:7:5:9:c:zstd\"",
+            "\"0a1b:7:0000_05:0000_09:t\"",
+        ] {
             assert_eq!(identity(&of(tag)), Some("0a1b:7"), "{tag}");
         }
         for tag in [
@@ -96,6 +108,7 @@ mod tests {
             "\"path:0_0:0_9\"",
             "\"path:-1:0_9:c\"",
             "\"7:0:5:c\"",
+            "\"a:1:2:gzip\"",
             "W/\"a:1:2:3\"",
         ] {
             assert_eq!(identity(&of(tag)), None, "{tag}");

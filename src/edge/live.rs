@@ -8,7 +8,8 @@ use tokio::time::{Instant, timeout_at};
 use super::answer::Answer;
 use super::asked::Asked;
 use super::cache::CACHE_STATUS;
-use super::reader::{Begun, Events, Reader};
+use super::events::Events;
+use super::reader::{Begun, Reader};
 use super::route::Route;
 use super::sharing::Sharing;
 use super::subscription::{Closing, Data, Look};
@@ -32,11 +33,9 @@ impl Route {
         let encoding = Encoding::of(reader.kind, asked.base64);
         let mut head = Head::lean(StatusCode::OK, self.settings.cors);
         reply::set_sse(&mut head, encoding);
+        let known = || self.edge.identities.known(&asked.subject.key);
         if asked.base64
-            && let Some(id) = self
-                .edge
-                .identities
-                .known(&self.stream_key(asked.subject.home, &asked.subject.stream))
+            && let Some(id) = reader.identity().or_else(known)
         {
             head.set_text(names::STREAM_ID, &id);
             reader.sharing().mark_events(&mut head);
@@ -110,6 +109,10 @@ impl Route {
         mut reader: Reader,
         asked: &Asked,
     ) -> Result<Reply, ServeError> {
+        if reader.is_over() {
+            // Whoever asks now is answered by the stream that there is now.
+            reader.begin_anew(&asked.offset);
+        }
         let mut answer = reader.catch_up().await?;
         if answer.status != StatusCode::OK {
             return Ok(answer.into_reply(self));
@@ -153,15 +156,12 @@ impl Route {
         sharing(reader, asked).mark(&mut head);
         head.set_text(header::CONTENT_TYPE, &reader.content_type);
         head.set_up_to_date(data.up_to_date);
-        let letter = match (data.closed.is_some(), data.up_to_date) {
-            (true, _) => ":c",
-            (false, true) => ":t",
-            (false, false) => "",
-        };
-        let tag = format!("\"{}:{}{letter}\"", reader.at, data.next);
-        let known = asked.if_none_match.as_deref();
-        let known = known.is_some_and(|known| reply::matches_etag(known, &tag));
-        head.set_string(header::ETAG, tag);
+        let tag = reader.etag(data);
+        let known = asked.if_none_match.as_deref().zip(tag.as_deref());
+        let known = known.is_some_and(|(known, tag)| reply::matches_etag(known, tag));
+        if let Some(tag) = tag {
+            head.set_string(header::ETAG, tag);
+        }
         let body = if known {
             head.status = StatusCode::NOT_MODIFIED;
             Body::Empty

@@ -7,11 +7,13 @@
 mod answer;
 mod asked;
 pub mod cache;
+mod events;
 mod fetch;
 mod follow;
 mod generations;
 mod identities;
 mod live;
+mod lives;
 mod origin_sse;
 mod origins;
 mod reader;
@@ -38,6 +40,7 @@ use crate::upstream::Client;
 use cache::Cache;
 use generations::Generations;
 use identities::Identities;
+use lives::Lives;
 use subscriptions::Subscriptions;
 
 /// What all edge routes of a server share.
@@ -47,6 +50,7 @@ pub struct Edge {
     cache: Arc<Cache>,
     generations: Generations,
     identities: Identities,
+    lives: Lives,
     subscriptions: Subscriptions,
     /// The memory for what was last heard of the streams that are followed.
     hot: Arc<HotBytes>,
@@ -70,6 +74,7 @@ impl Edge {
             cache,
             generations: Generations::new(),
             identities: Identities::new(),
+            lives: Lives::default(),
             subscriptions: Subscriptions::new(subscriptions_max),
             hot: HotBytes::new(hot_bytes_max),
             stop,

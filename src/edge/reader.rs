@@ -3,32 +3,28 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
 use http::StatusCode;
-use tokio::sync::Notify;
-use tokio::time::Instant;
 
-use super::answer::{Answer, AnswerBody};
+use super::answer::Answer;
 use super::asked::{Asked, Subject};
+use super::identities::identity;
+use super::lives::{Incarnation, Life};
 use super::route::Route;
 use super::sharing::Sharing;
-use super::subscription::{Closing, Data, Lease, Look};
-use crate::hub::CROWD;
-use crate::observe::access::LiveEnd;
-use crate::protocol::cursor::Cursors;
-use crate::protocol::sse::{Control, DataEvent, Encoding, put_control};
-use crate::serve::{Hot, ServeError, Source};
+use super::subscription::{Closing, Data, Lease, Look, Subscription};
+use crate::serve::ServeError;
 use crate::types::Kind;
 
 /// How long a reader waits before it asks an origin again that did not answer it.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// A live reader.
 pub(super) struct Reader {
     pub(super) route: Arc<Route>,
     pub(super) subject: Subject,
-    subscription: Option<Lease>,
+    /// The stream that it has begun with, which another may have followed at its path.
+    incarnation: Incarnation,
+    pub(super) subscription: Option<Lease>,
     pub(super) at: Arc<str>,
     /// Whether the origin named `at` itself, and not only the client.
     is_named: bool,
@@ -56,32 +52,32 @@ impl Reader {
     pub(super) async fn begin(route: &Arc<Route>, asked: &Asked) -> Result<Begun, ServeError> {
         let subject = &asked.subject;
         let offset = asked.offset();
-        let found = route.edge.subscriptions.find(route, subject);
-        if let Some(subscription) = &found
-            && let Some(at) = known_place(subscription, offset)
-        {
-            return Ok(Begun::Along(Self {
-                route: route.clone(),
-                subject: subscription.subject.clone(),
-                at,
-                is_named: true,
-                content_type: subscription.content_type.clone(),
-                kind: subscription.kind,
-                subscription: found,
-                up_to_date: true,
-                closed: None,
-                closing_sharing: Sharing::default(),
-            }));
+        let mut life = route.edge.lives.of(&subject.key);
+        let found = route.edge.subscriptions.find(subject);
+        let place = found.as_ref().and_then(|found| known_place(found, offset));
+        let found = match (found, place) {
+            (Some(subscription), Some(at)) => {
+                let reader = Self::along(route, asked, life, subscription, at);
+                return Ok(Begun::Along(reader));
+            }
+            (found, _) => found,
+        };
+        let mut answer = route.catch_up(subject, offset, None, None).await?;
+        if life.is_over() {
+            // It may still be of the stream that was there before.
+            life = route.edge.lives.of(&subject.key);
+            answer = route.catch_up(subject, offset, None, None).await?;
         }
-        let answer = route.catch_up(subject, offset, None, None).await?;
         let next = answer.next_offset();
-        let (StatusCode::OK, Some(next)) = (answer.status, next) else {
+        let (StatusCode::OK, Some(next), false) = (answer.status, next, answer.is_coded()) else {
             return Ok(Begun::Refused(answer));
         };
         let content_type = answer.content_type();
+        let identity = identity(&answer.headers).map(Arc::from);
         let mut reader = Self {
             route: route.clone(),
             subject: subject.clone(),
+            incarnation: Incarnation::new(life, identity),
             is_named: found.is_some_and(|found| found.has_come_to(offset)),
             subscription: None,
             at: if offset == "now" {
@@ -101,11 +97,41 @@ impl Reader {
         Ok(Begun::Behind(reader, answer))
     }
 
+    /// One that is where the subscription is.
+    fn along(
+        route: &Arc<Route>,
+        asked: &Asked,
+        life: Arc<Life>,
+        subscription: Lease,
+        at: Arc<str>,
+    ) -> Self {
+        let mut subject = asked.subject.clone();
+        subject.adopt(&subscription.subject);
+        Self {
+            route: route.clone(),
+            subject,
+            incarnation: Incarnation::new(life, subscription.identity()),
+            at,
+            is_named: true,
+            content_type: subscription.content_type.clone(),
+            kind: subscription.kind,
+            subscription: Some(subscription),
+            up_to_date: true,
+            closed: None,
+            closing_sharing: Sharing::default(),
+        }
+    }
+
+    /// Whether this offset is farther than the reader is, as far as that is known.
+    pub(super) fn is_before(&self, offset: &str) -> bool {
+        *offset > *self.at || !self.is_named
+    }
+
     /// Takes what an answer says of the place behind it.
     pub(super) fn pass(&mut self, answer: &Answer) {
         // Some origins let an append be read before they count it: nobody goes back.
         if let Some(next) = answer.next_offset()
-            && (*next > *self.at || !self.is_named)
+            && self.is_before(&next)
         {
             self.at = next;
             self.is_named = true;
@@ -121,11 +147,20 @@ impl Reader {
         let subscription = match self.subscription.take() {
             Some(subscription) => subscription,
             None => {
-                let all = &self.route.edge.subscriptions;
-                let (subject, content_type) = (&self.subject, &self.content_type);
-                let found = all.find_or_begin(&self.route, subject, content_type, at)?;
-                // One head of a request for all readers, instead of one for each.
-                self.subject = found.subject.clone();
+                let edge = &self.route.edge;
+                let begin = || {
+                    Subscription::new(
+                        self.subject.clone(),
+                        self.incarnation.identity().cloned(),
+                        self.content_type.clone(),
+                        at.clone(),
+                        edge.hot.clone(),
+                    )
+                };
+                let all = &edge.subscriptions;
+                let found = all.find_or_begin(&self.route, &self.subject, begin)?;
+                self.subject.adopt(&found.subject);
+                self.incarnation.meet(found.identity().as_deref());
                 found
             }
         };
@@ -142,6 +177,10 @@ impl Reader {
         }
         let at = self.at.clone();
         let look = self.subscribe(&at)?.look(&at);
+        // Asked last: what was found may be of the stream that came next.
+        if self.incarnation.is_over() {
+            return Ok(Look::Gone);
+        }
         if let Look::Closed(closing) = &look {
             self.closed = Some(closing.clone());
         }
@@ -179,9 +218,35 @@ impl Reader {
     }
 
     /// What the origin, or the cache, has behind `at`.
-    pub(super) async fn catch_up(&self) -> Result<Answer, ServeError> {
+    pub(super) async fn catch_up(&mut self) -> Result<Answer, ServeError> {
         let answer = self.route.catch_up(&self.subject, &self.at, None, None);
-        answer.await
+        let answer = answer.await?;
+        self.incarnation.meet(identity(&answer.headers));
+        Ok(answer)
+    }
+
+    /// Who the stream is, as far as the origin has said it.
+    pub(super) fn identity(&self) -> Option<Arc<str>> {
+        self.incarnation.identity().cloned()
+    }
+
+    /// Whether the stream that it has begun with is gone, or another one by now.
+    pub(super) fn is_over(&self) -> bool {
+        self.incarnation.is_over()
+    }
+
+    /// Begins at this offset, as the client says it, of the stream that there is now.
+    pub(super) fn begin_anew(&mut self, offset: &Arc<str>) {
+        let life = self.route.edge.lives.of(&self.subject.key);
+        self.incarnation = Incarnation::new(life, None);
+        self.at = offset.clone();
+        self.is_named = false;
+    }
+
+    /// The entity tag of what the subscription has.
+    pub(super) fn etag(&self, data: &Data) -> Option<String> {
+        let subscription = self.subscription.as_ref()?;
+        Some(subscription.etag(&self.at, data))
     }
 }
 
@@ -196,249 +261,5 @@ fn known_place(subscription: &Lease, offset: &str) -> Option<Arc<str>> {
         Look::Nothing { fresh: true } => Some(at),
         Look::Data(_) if offset != "now" => Some(at),
         _ => None,
-    }
-}
-
-/// The events of a live reader.
-pub(super) struct Events {
-    reader: Reader,
-    encoding: Encoding,
-    cursors: Cursors,
-    /// An answer that becomes a data event while it comes.
-    playing: Option<Playing>,
-    /// Whether the reader knows where it is: a control event was sent.
-    told: bool,
-    /// Until then the origin is not asked again.
-    retry_at: Option<Instant>,
-    ended: bool,
-}
-
-struct Playing {
-    answer: Answer,
-    event: Option<DataEvent>,
-}
-
-impl Events {
-    pub(super) fn new(
-        reader: Reader,
-        encoding: Encoding,
-        client_cursor: Option<u64>,
-        begin: Option<Answer>,
-    ) -> Self {
-        Self {
-            reader,
-            encoding,
-            cursors: Cursors::new(client_cursor),
-            playing: begin.map(Playing::new),
-            told: false,
-            retry_at: None,
-            ended: false,
-        }
-    }
-
-    fn control(&mut self, up_to_date: bool, closed: bool) -> Control {
-        let server = &self.reader.route.edge.server;
-        Control {
-            cursor: (!closed).then(|| server.next_cursor(&mut self.cursors)),
-            up_to_date,
-            closed,
-        }
-    }
-
-    /// More of the answer that is under way; `None` when nothing of it is left to say.
-    async fn play(&mut self) -> Result<Option<Bytes>, LiveEnd<'static>> {
-        let Some(playing) = &mut self.playing else {
-            return Ok(None);
-        };
-        let mut out = BytesMut::new();
-        let kind = self.reader.kind;
-        let broken = LiveEnd::Failed("the origin broke off");
-        let more = playing.put(&mut out, kind, self.encoding).await;
-        if more.map_err(|_| broken)? {
-            return Ok(Some(out.freeze()));
-        }
-        let Some(Playing { answer, event }) = self.playing.take() else {
-            return Ok(None);
-        };
-        self.reader.pass(&answer);
-        let closed = self.reader.closed.is_some();
-        match event {
-            Some(event) => event.end(&mut out),
-            // Nothing was there, which is said when nothing else is.
-            None if !closed => return Ok(None),
-            None => {}
-        }
-        let control = self.control(answer.is_up_to_date(), closed);
-        let end = self.reader.closed.as_ref().and_then(Closing::end);
-        put_control(&mut out, &self.reader.at, &control, end);
-        self.told = true;
-        self.ended = closed;
-        Ok(Some(out.freeze()))
-    }
-
-    /// Events of what the subscription has.
-    fn data(&mut self, data: &Data) -> Option<Bytes> {
-        let closed = data.closed.is_some();
-        let control = self.control(data.up_to_date, closed);
-        let subscription = self.reader.subscription.as_ref()?;
-        let events = subscription.events(data, self.encoding, control);
-        self.reader.take(data);
-        self.told = true;
-        self.ended = closed;
-        Some(events)
-    }
-
-    /// Where the reader is, with nothing behind it.
-    fn place(&mut self, closed: bool) -> Bytes {
-        let mut out = BytesMut::with_capacity(160);
-        let control = self.control(true, closed);
-        let end = self.reader.closed.as_ref().and_then(Closing::end);
-        put_control(&mut out, &self.reader.at, &control, end);
-        self.told = true;
-        self.ended = closed;
-        out.freeze()
-    }
-
-    /// Goes on with an answer. False if it is none of a stream, but perhaps of something before it.
-    fn go_on(&mut self, answer: Answer) -> bool {
-        let reader = &mut self.reader;
-        let Some(next) = answer.next_offset() else {
-            self.retry_at = Some(later());
-            return false;
-        };
-        if reader.is_named && *next <= *reader.at {
-            // Nothing behind it, though the subscription is farther: one of the two will learn. What it
-            // holds was read before.
-            self.retry_at = Some(later());
-            reader.pass(&answer);
-        } else {
-            self.retry_at = None;
-            self.playing = Some(Playing::new(answer));
-        }
-        true
-    }
-
-    /// Asks what is behind the reader. False if the origin is away: the reader waits.
-    async fn catch_up(&mut self) -> Result<bool, LiveEnd<'static>> {
-        // Boxed: a waiting reader need not hold the room for it.
-        let answer = Box::pin(self.reader.catch_up()).await;
-        match answer {
-            Ok(answer) if answer.status == StatusCode::OK => Ok(self.go_on(answer)),
-            Ok(answer) if is_final(answer.status) => Err(LiveEnd::StreamGone),
-            Ok(_) | Err(_) => {
-                self.retry_at = Some(later());
-                Ok(false)
-            }
-        }
-    }
-}
-
-/// Whether asking again would not help.
-fn is_final(status: StatusCode) -> bool {
-    let later = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
-    status.is_client_error() && !later.contains(&status)
-}
-
-/// When an origin is asked again that did not help.
-fn later() -> Instant {
-    Instant::now() + RETRY_AFTER.mul_f64(0.5 + rand::random::<f64>())
-}
-
-#[async_trait]
-impl Source for Events {
-    async fn events(&mut self) -> Result<Option<Bytes>, LiveEnd<'static>> {
-        loop {
-            if let Some(events) = Box::pin(self.play()).await? {
-                return Ok(Some(events));
-            }
-            let look = self.reader.look();
-            match look.map_err(|_| LiveEnd::Failed("too many streams are followed"))? {
-                Look::Data(data) => return Ok(self.data(&data)),
-                Look::Closed(_) => return Ok(Some(self.place(true))),
-                Look::Nothing { .. } => {
-                    self.retry_at = None;
-                    return Ok((!self.told).then(|| self.place(false)));
-                }
-                Look::Gone => return Err(LiveEnd::StreamGone),
-                Look::Behind => {
-                    let too_early = self.retry_at.is_some_and(|at| Instant::now() < at);
-                    if too_early || !self.catch_up().await? {
-                        return Ok(None);
-                    }
-                }
-            }
-        }
-    }
-
-    fn hot(&mut self) -> Hot {
-        if self.playing.is_some() || self.retry_at.is_some() || !self.told {
-            return Hot::Unknown;
-        }
-        match self.reader.look() {
-            Ok(Look::Data(data)) => self.data(&data).map_or(Hot::Unknown, Hot::Events),
-            Ok(Look::Nothing { .. }) => Hot::Nothing,
-            _ => Hot::Unknown,
-        }
-    }
-
-    fn crowd(&self) -> Option<Arc<Notify>> {
-        let subscription = self.reader.subscription.as_ref()?;
-        let many = subscription.readers() > CROWD as usize;
-        many.then(|| subscription.moves().clone())
-    }
-
-    async fn moved(&mut self) -> Result<(), LiveEnd<'static>> {
-        match self.retry_at {
-            Some(at) => tokio::time::sleep_until(at).await,
-            None => self.reader.moved().await,
-        }
-        Ok(())
-    }
-
-    fn keep_alive(&mut self) -> Result<(), LiveEnd<'static>> {
-        Ok(())
-    }
-
-    fn is_closed(&self) -> bool {
-        self.ended
-    }
-
-    fn position(&self) -> String {
-        self.reader.at.to_string()
-    }
-}
-
-impl Playing {
-    fn new(answer: Answer) -> Self {
-        Self {
-            answer,
-            event: None,
-        }
-    }
-
-    /// Writes what comes next of the data event. False at its end.
-    async fn put(
-        &mut self,
-        out: &mut BytesMut,
-        kind: Kind,
-        encoding: Encoding,
-    ) -> Result<bool, crate::serve::Broken> {
-        if self.event.is_none() && self.answer.is_empty(kind).await? {
-            return Ok(false);
-        }
-        let body: &mut AnswerBody = &mut self.answer.body;
-        let Some(piece) = body.next().await? else {
-            return Ok(false);
-        };
-        let event = match &mut self.event {
-            Some(event) => event,
-            None => {
-                out.reserve(piece.len() + piece.len() / 2 + 192);
-                self.event.insert(DataEvent::begin(out, encoding))
-            }
-        };
-        event.put(out, &piece);
-        // With its end, if that is known: small answers are one write.
-        Ok(!body.is_whole())
     }
 }

@@ -10,7 +10,7 @@ use ring::hmac;
 
 use super::Edge;
 use super::answer::Answer;
-use super::asked::{Asked, Parameters, Subject, Variant};
+use super::asked::{Asked, Parameters, Subject, Variant, stream_key};
 use super::cache::{Purge, Scope, Wish};
 use super::fetch::OriginRead;
 use super::identities::{Learned, identity};
@@ -22,7 +22,7 @@ use crate::protocol::coding::Accepted;
 use crate::protocol::names;
 use crate::protocol::request::Mode;
 use crate::serve::{Reply, ServeError};
-use crate::upstream::{ClientFacts, UpstreamError, Upstreams};
+use crate::upstream::{ClientFacts, UpstreamError, Upstreams, strip_request};
 
 /// A route by which streams of origins are served.
 pub struct Route {
@@ -99,7 +99,15 @@ impl Route {
     }
 
     /// What a GET asks for. `path` is that of its URL, decoded.
-    pub fn asked(&self, head: RequestHeader, client: ClientFacts, home: Home, path: &str) -> Asked {
+    pub fn asked(
+        &self,
+        mut head: RequestHeader,
+        client: ClientFacts,
+        home: Home,
+        path: &str,
+    ) -> Asked {
+        // They are the client's, and say nothing of what the edge adds.
+        strip_request(&mut head);
         let parameters = Parameters::read(head.uri.query().unwrap_or_default());
         let others = parameters.as_ref().map(|read| read.others.clone());
         let subject = self.subject(head, client, home, path, others.unwrap_or_default());
@@ -114,17 +122,14 @@ impl Route {
         path: &str,
         parameters: Arc<str>,
     ) -> Subject {
-        let host = head
-            .headers
-            .get(header::HOST)
-            .filter(|_| self.preserve_host);
-        let host = host.and_then(|host| host.to_str().ok());
-        let route = match host {
+        let host = self.host(&head);
+        let route = match &host {
             Some(host) => format!("{}@{host}", self.name).into(),
             None => self.name.clone(),
         };
         Subject {
             home: home.0,
+            key: self.stream_key(home, host.as_deref(), path),
             stream: path.into(),
             variant: Variant {
                 route,
@@ -191,50 +196,77 @@ impl Route {
         })
     }
 
+    /// The host that was asked, where the origin is told it, and may have other streams for another.
+    fn host(&self, request: &RequestHeader) -> Option<String> {
+        if !self.preserve_host {
+            return None;
+        }
+        let host = match request.headers.get(header::HOST) {
+            Some(host) => host.to_str().ok()?,
+            None => request.uri.authority()?.as_str(),
+        };
+        Some(host.to_ascii_lowercase())
+    }
+
     /// The name under which what is known of a stream is kept.
-    pub(super) fn stream_key(&self, home: usize, path: &str) -> Arc<str> {
-        stream_key(&self.origins.all()[home].name, path).into()
+    fn stream_key(&self, home: Home, host: Option<&str>, path: &str) -> Arc<str> {
+        let origin = &self.origins.all()[home.0].name;
+        stream_key(origin, host.unwrap_or_default(), path)
     }
 
     /// Learns from the head of an origin's answer whether the stream is still the one it was.
-    pub(super) async fn learn(&self, subject: &Subject, status: StatusCode, headers: &HeaderMap) {
-        let trimmed = headers.contains_key(names::STREAM_EARLIEST_OFFSET);
-        let gone = match status {
-            StatusCode::NOT_FOUND => true,
-            StatusCode::GONE => !trimmed,
-            _ => false,
-        };
+    /// `from_known`: it was asked for a place that every stream has.
+    pub(super) async fn learn(
+        &self,
+        subject: &Subject,
+        from_known: bool,
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) {
         let identity = identity(headers);
-        let replaced = identity.is_some_and(|identity| self.is_replaced(subject, identity));
-        if replaced {
-            self.forget(subject.home, &subject.stream).await;
-        } else if gone {
-            // Perhaps for this caller alone: others find out by themselves.
-            let stream = self.stream_key(subject.home, &subject.stream);
-            self.edge.subscriptions.end_for(&stream, &subject.scope);
-            self.forget_answers(subject.home, &subject.stream).await;
+        if identity.is_some_and(|identity| self.is_replaced(subject, identity)) {
+            self.forget(subject).await;
+            return;
+        }
+        let trimmed = headers.contains_key(names::STREAM_EARLIEST_OFFSET);
+        let gone = status == StatusCode::GONE && !trimmed;
+        if status == StatusCode::NOT_FOUND || (gone && from_known) {
+            // Perhaps for those who ask like this alone: others find out by themselves.
+            self.edge.subscriptions.end_for(subject);
+        }
+        if status == StatusCode::NOT_FOUND || gone {
+            self.forget_answers(subject).await;
         }
     }
 
     /// Whether this identity of a stream says that another was at its path before.
     pub(super) fn is_replaced(&self, subject: &Subject, identity: &str) -> bool {
-        let stream = self.stream_key(subject.home, &subject.stream);
-        self.edge.identities.learn(&stream, identity) == Learned::Replaced
+        self.edge.identities.learn(&subject.key, identity) == Learned::Replaced
     }
 
-    /// Forgets all of a stream: it is gone, or is another one.
-    pub(super) async fn forget(&self, home: usize, path: &str) {
-        let stream = self.stream_key(home, path);
-        self.edge.subscriptions.end(&stream);
-        self.forget_answers(home, path).await;
+    /// Forgets all of a stream that is another one.
+    pub(super) async fn forget(&self, subject: &Subject) {
+        let (home, path) = (Home(subject.home), &subject.stream);
+        self.forget_stream(&subject.key, home, path).await;
     }
 
     /// Forgets what is kept of a stream, and what is on its way.
-    pub(super) async fn forget_answers(&self, home: usize, path: &str) {
-        let stream = self.stream_key(home, path);
-        self.edge.generations.advance(&stream);
+    pub(super) async fn forget_answers(&self, subject: &Subject) {
+        self.edge.generations.advance(&subject.key);
+        self.purge(Home(subject.home), &subject.stream).await;
+    }
+
+    async fn forget_stream(&self, key: &str, home: Home, path: &str) {
+        // First of all: whoever has begun before must not go on with what comes now.
+        self.edge.lives.end(key);
+        self.edge.subscriptions.end(key);
+        self.edge.generations.advance(key);
+        self.purge(home, path).await;
+    }
+
+    async fn purge(&self, home: Home, path: &str) {
         let purge = Purge::Stream {
-            origin: self.origins.all()[home].name.clone(),
+            origin: self.origins.all()[home.0].name.clone(),
             path: path.to_owned(),
         };
         if let Err(error) = self.edge.cache.purge(purge).await {
@@ -242,15 +274,17 @@ impl Route {
         }
     }
 
-    /// A request other than a GET was answered by the stream's home.
+    /// A request other than a GET was answered by the stream's home. `path` is that of its URL,
+    /// decoded.
     pub async fn answered(
         &self,
         home: Home,
         path: &str,
-        method: &Method,
+        request: &RequestHeader,
         head: &mut ResponseHeader,
     ) {
-        let stream = self.stream_key(home.0, path);
+        let method = &request.method;
+        let stream = self.stream_key(home, self.host(request).as_deref(), path);
         let reads = matches!(*method, Method::HEAD | Method::OPTIONS);
         if !reads {
             self.edge.generations.advance(&stream);
@@ -259,9 +293,10 @@ impl Route {
         let deleted = *method == Method::DELETE && head.status.is_success();
         let gone = matches!(head.status, StatusCode::NOT_FOUND | StatusCode::GONE);
         if created || deleted {
-            self.forget(home.0, path).await;
+            self.forget_stream(&stream, home, path).await;
         } else if gone {
-            self.forget_answers(home.0, path).await;
+            self.edge.generations.advance(&stream);
+            self.purge(home, path).await;
         } else if !reads && head.status.is_success() {
             let next = head.headers.get(names::STREAM_NEXT_OFFSET);
             let closed = head.headers.contains_key(names::STREAM_CLOSED);
@@ -278,11 +313,6 @@ impl Route {
         let (name, value) = self.via.entry();
         let _ = head.append_header(name, value);
     }
-}
-
-/// The name under which what is known of a stream of an origin is kept.
-pub(super) fn stream_key(origin: &str, path: &str) -> String {
-    format!("{origin} {path}")
 }
 
 /// What tells answers to a route from those to another with the same origins: what it changes in

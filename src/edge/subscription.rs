@@ -32,11 +32,15 @@ pub(super) struct Subscription {
     last_left: Mutex<Instant>,
     /// Cancelled when the stream is gone.
     gone: CancellationToken,
+    /// What tells it from every other subscription.
+    number: u64,
 }
 
 struct State {
     ring: Ring,
     status: Status,
+    /// Who the stream is, where the origin says so.
+    identity: Option<Arc<str>>,
     sharing: Sharing,
     /// Up to where this edge knows that there is data, because it passed the append on.
     written: Option<Arc<str>>,
@@ -109,9 +113,10 @@ impl Closing {
 }
 
 impl Subscription {
-    /// One that begins at an offset, with no reader yet.
+    /// One that begins at an offset of a stream, with no reader yet.
     pub(super) fn new(
         subject: Subject,
+        identity: Option<Arc<str>>,
         content_type: Arc<str>,
         at: Arc<str>,
         hot: Arc<HotBytes>,
@@ -123,6 +128,7 @@ impl Subscription {
             state: Mutex::new(State {
                 ring: Ring::new(at, hot),
                 status: Status::Connecting(Instant::now()),
+                identity,
                 sharing: Sharing::default(),
                 written: None,
                 close_written: false,
@@ -134,11 +140,38 @@ impl Subscription {
             left: Notify::new(),
             last_left: Mutex::new(Instant::now()),
             gone: CancellationToken::new(),
+            number: rand::random(),
         }
     }
 
     pub(super) fn status(&self) -> Status {
         self.state.lock().status.clone()
+    }
+
+    /// Who the stream is, as far as the origin has said it.
+    pub(super) fn identity(&self) -> Option<Arc<str>> {
+        self.state.lock().identity.clone()
+    }
+
+    /// The origin has said who the stream is. False if it was another.
+    pub(super) fn identify(&self, said: &str) -> bool {
+        let known = &mut self.state.lock().identity;
+        **known.get_or_insert_with(|| said.into()) == *said
+    }
+
+    /// The entity tag of the data between two offsets. Who the stream is, is part of it: another one
+    /// at its path may have other data between the same offsets.
+    pub(super) fn etag(&self, at: &str, data: &Data) -> String {
+        let letter = match (data.closed.is_some(), data.up_to_date) {
+            (true, _) => ":c",
+            (false, true) => ":t",
+            (false, false) => "",
+        };
+        match self.identity() {
+            Some(identity) => format!("\"{identity}:{at}:{}{letter}\"", data.next),
+            // In a form that nobody takes for an identity.
+            None => format!("\"{:x}~{at}~{}{letter}\"", self.number, data.next),
+        }
     }
 
     pub(super) fn tail(&self) -> Arc<str> {
@@ -243,9 +276,10 @@ impl Subscription {
                 }
                 return Ok(());
             }
-            state.behind_since = None;
+            // What comes after it was behind begins at a place that is not known.
+            let fits = state.behind_since.take().is_none();
             match news.body {
-                Some(body) if news.next != *state.ring.tail() => {
+                Some(body) if fits && news.next != *state.ring.tail() => {
                     let from = state.ring.tail().clone();
                     state.ring.push(Piece {
                         from,

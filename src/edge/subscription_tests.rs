@@ -1,14 +1,17 @@
 //! What readers see of a stream that is followed.
 
 use super::*;
-use crate::edge::asked::Variant;
+use crate::edge::asked::{Variant, stream_key};
 use crate::edge::cache::Scope;
+use crate::edge::identities::identity;
 use crate::upstream::ClientFacts;
+use http::{HeaderMap, header};
 use pingora::http::RequestHeader;
 
 fn subscription(content_type: &str, at: &str) -> Arc<Subscription> {
     let subject = Subject {
         home: 0,
+        key: stream_key("http://a", "", "/s"),
         stream: "/s".into(),
         variant: Variant {
             route: "".into(),
@@ -25,6 +28,7 @@ fn subscription(content_type: &str, at: &str) -> Arc<Subscription> {
     let hot = HotBytes::new(1 << 20);
     Arc::new(Subscription::new(
         subject,
+        None,
         content_type.into(),
         at.into(),
         hot,
@@ -161,4 +165,42 @@ fn what_is_gone_stays_gone() {
         assert!(matches!(subscription.look(at), Look::Gone), "{at}");
         assert!(!subscription.has_come_to(at), "{at}");
     }
+}
+
+#[test]
+fn what_begins_at_a_place_that_is_not_known_is_no_piece() {
+    let subscription = subscription("text/plain", "4");
+    subscription.push(news(None, "4")).unwrap();
+    // The origin is behind for a moment, and what it then says begins where it was.
+    subscription.push(news(None, "2")).unwrap();
+    subscription.push(news(Some("cdef"), "6")).unwrap();
+    assert!(matches!(subscription.look("4"), Look::Behind));
+    subscription.push(news(Some("g"), "7")).unwrap();
+    assert_eq!(&data(subscription.look("6")).body(Kind::Text)[..], b"g");
+}
+
+#[test]
+fn tags_say_of_which_stream_they_are() {
+    let tag = |subscription: &Subscription| {
+        subscription.push(news(Some("x"), "1")).unwrap();
+        subscription.etag("0", &data(subscription.look("0")))
+    };
+    let (one, other) = (
+        subscription("text/plain", "0"),
+        subscription("text/plain", "0"),
+    );
+    assert!(one.identify("d:7") && other.identify("d:8"));
+    assert_eq!(
+        (&*tag(&one), &*tag(&other)),
+        ("\"d:7:0:1:t\"", "\"d:8:0:1:t\"")
+    );
+    assert!(one.identify("d:7") && !one.identify("d:8"));
+    let unnamed = [
+        subscription("text/plain", "0"),
+        subscription("text/plain", "0"),
+    ];
+    let [one, other] = unnamed.map(|one| tag(&one));
+    assert_ne!(one, other);
+    let headers = HeaderMap::from_iter([(header::ETAG, one.parse().unwrap())]);
+    assert_eq!(identity(&headers), None);
 }

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::asked::{Subject, Variant};
 use super::cache::Scope;
 use super::follow;
-use super::route::{Route, stream_key};
+use super::route::Route;
 use super::subscription::{Lease, Status, Subscription};
 use crate::observe::admin::PurgeTarget;
 use crate::serve::ServeError;
@@ -40,6 +40,19 @@ pub(super) struct Figures {
     pub(super) behind: Duration,
 }
 
+/// What tells a subscription to a stream from others to it.
+fn who(subject: &Subject) -> (Variant, Scope) {
+    (subject.variant.clone(), subject.scope)
+}
+
+impl Streams {
+    fn find(&self, subject: &Subject) -> Option<Lease> {
+        let found = self.by_stream.get(&subject.key)?.get(&who(subject))?;
+        let over = matches!(found.status(), Status::Gone | Status::Closed(_));
+        (!over).then(|| found.enter())
+    }
+}
+
 impl Subscriptions {
     pub(super) fn new(max: usize) -> Self {
         Self {
@@ -49,43 +62,29 @@ impl Subscriptions {
     }
 
     /// The subscription to what is asked for, if there is one that is not over.
-    pub(super) fn find(&self, route: &Route, subject: &Subject) -> Option<Lease> {
-        let stream = route.stream_key(subject.home, &subject.stream);
-        let streams = self.streams.lock();
-        let who = (subject.variant.clone(), subject.scope);
-        let found = streams.by_stream.get(&stream)?.get(&who)?;
-        let over = matches!(found.status(), Status::Gone | Status::Closed(_));
-        (!over).then(|| found.enter())
+    pub(super) fn find(&self, subject: &Subject) -> Option<Lease> {
+        self.streams.lock().find(subject)
     }
 
-    /// The subscription to what is asked for, or one that begins now at an offset.
+    /// The subscription to what is asked for, or else the one that `begin` makes, which is then
+    /// followed.
     pub(super) fn find_or_begin(
         &self,
         route: &Arc<Route>,
         subject: &Subject,
-        content_type: &Arc<str>,
-        at: &Arc<str>,
+        begin: impl FnOnce() -> Subscription,
     ) -> Result<Lease, ServeError> {
-        if let Some(found) = self.find(route, subject) {
-            return Ok(found);
-        }
-        let stream = route.stream_key(subject.home, &subject.stream);
-        let who = (subject.variant.clone(), subject.scope);
         let mut streams = self.streams.lock();
-        let same = streams.by_stream.get(&stream).and_then(|all| all.get(&who));
-        if let Some(same) = same
-            && !matches!(same.status(), Status::Gone | Status::Closed(_))
-        {
-            return Ok(same.enter());
+        if let Some(found) = streams.find(subject) {
+            return Ok(found);
         }
         if streams.count >= self.max {
             return Err(ServeError::TooManyFollowed);
         }
-        let hot = route.edge.hot.clone();
-        let begun = Subscription::new(subject.clone(), content_type.clone(), at.clone(), hot);
-        let begun = Arc::new(begun);
+        let begun = Arc::new(begin());
         let lease = begun.enter();
-        let all = streams.by_stream.entry(stream).or_default();
+        let all = streams.by_stream.entry(subject.key.clone()).or_default();
+        let who = who(subject);
         if all.insert(who, begun.clone()).is_none() {
             streams.count += 1;
         }
@@ -94,40 +93,36 @@ impl Subscriptions {
     }
 
     /// Lets go of a subscription, unless it has readers again. False if it has.
-    pub(super) fn remove_unread(&self, route: &Route, subscription: &Arc<Subscription>) -> bool {
-        self.remove_if(route, subscription, |subscription| {
-            subscription.readers() == 0
-        })
+    pub(super) fn remove_unread(&self, subscription: &Arc<Subscription>) -> bool {
+        self.remove_if(subscription, |subscription| subscription.readers() == 0)
     }
 
     /// Lets go of a subscription that is over. Readers that have it still get what is in it.
-    pub(super) fn remove(&self, route: &Route, subscription: &Arc<Subscription>) {
-        self.remove_if(route, subscription, |_| true);
+    pub(super) fn remove(&self, subscription: &Arc<Subscription>) {
+        self.remove_if(subscription, |_| true);
     }
 
     fn remove_if(
         &self,
-        route: &Route,
         subscription: &Arc<Subscription>,
         condition: impl Fn(&Subscription) -> bool,
     ) -> bool {
         let subject = &subscription.subject;
-        let stream = route.stream_key(subject.home, &subject.stream);
-        let who = (subject.variant.clone(), subject.scope);
+        let (stream, who) = (&subject.key, who(subject));
         let mut streams = self.streams.lock();
         // Under the lock, as nobody enters without it.
         if !condition(subscription) {
             return false;
         }
         let streams = &mut *streams;
-        if let Some(all) = streams.by_stream.get_mut(&stream) {
+        if let Some(all) = streams.by_stream.get_mut(stream) {
             let same = all.get(&who);
             if same.is_some_and(|same| Arc::ptr_eq(same, subscription)) {
                 all.remove(&who);
                 streams.count -= 1;
             }
             if all.is_empty() {
-                streams.by_stream.remove(&stream);
+                streams.by_stream.remove(stream);
             }
         }
         true
@@ -146,14 +141,12 @@ impl Subscriptions {
         }
     }
 
-    /// A stream is gone for these callers, and perhaps for them alone.
-    pub(super) fn end_for(&self, stream: &str, scope: &Scope) {
+    /// A stream is gone for those who ask like this, and perhaps for them alone.
+    pub(super) fn end_for(&self, subject: &Subject) {
         let streams = self.streams.lock();
-        let all = streams.by_stream.get(stream).into_iter().flatten();
-        for ((_, whose), subscription) in all {
-            if whose == scope {
-                subscription.set_gone();
-            }
+        let all = streams.by_stream.get(&subject.key);
+        if let Some(subscription) = all.and_then(|all| all.get(&who(subject))) {
+            subscription.set_gone();
         }
     }
 
@@ -173,18 +166,13 @@ impl Subscriptions {
     /// Forgets what was last heard of streams. Their readers stay.
     pub(super) fn forget(&self, target: &PurgeTarget) {
         let streams = self.streams.lock();
-        let all = streams.by_stream.iter();
-        let each = all.flat_map(|(key, all)| all.values().map(move |one| (key, one)));
-        for (key, subscription) in each {
-            let path = &*subscription.subject.stream;
+        for subscription in streams.by_stream.values().flat_map(HashMap::values) {
             let meant = match target {
-                PurgeTarget::Path {
-                    origin,
-                    path: wanted,
-                } => match origin {
-                    Some(origin) => **key == *stream_key(origin, wanted),
-                    None => path == wanted,
-                },
+                PurgeTarget::Path { origin, path } => {
+                    let subject = &subscription.subject;
+                    let of_origin = origin.as_ref().is_none_or(|name| name == subject.origin());
+                    of_origin && *subject.stream == **path
+                }
                 PurgeTarget::Tag(tag) => subscription.sharing().has_tag(tag),
             };
             if meant {

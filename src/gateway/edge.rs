@@ -95,14 +95,14 @@ impl Passing {
     pub(super) async fn answered(&self, session: &ServerSession, answer: &mut ResponseHeader) {
         let request = session.req_header();
         let path = stream_path(request);
-        let method = &request.method;
-        self.route.answered(self.home, &path, method, answer).await;
+        let home = self.home;
+        self.route.answered(home, &path, request, answer).await;
         let created = answer.status == StatusCode::CREATED;
         if created && answer.headers.contains_key(header::LOCATION) {
             let base = base_url(session, self.route.settings.base_url.as_deref());
             let _ = answer.insert_header(header::LOCATION, format!("{base}{}", request.uri.path()));
         }
-        let status = match *method {
+        let status = match request.method {
             Method::GET => HeaderValue::from_static("headwater; fwd=bypass"),
             _ => HeaderValue::from_static("headwater; fwd=method"),
         };

@@ -23,8 +23,8 @@ const PROTECTED: [&str; 7] = [
     "x-forwarded-proto",
 ];
 
-/// Takes them out of a request. Its body is sent anew.
-pub(super) fn strip_request(head: &mut RequestHeader) {
+/// Takes out of a request the headers that are between neighbours. Its body is sent anew.
+pub fn strip_request(head: &mut RequestHeader) {
     let trailers = accepts_trailers(&head.headers);
     for name in nominated(&head.headers) {
         head.remove_header(&name);

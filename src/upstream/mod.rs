@@ -17,4 +17,5 @@ pub use client::{Client, Exchange};
 pub use direct::Direct;
 pub use error::{ExchangeError, UpstreamError, failure_of};
 pub use forwarded::ClientFacts;
+pub use hop_by_hop::strip_request;
 pub use upstreams::{Picked, Upstreams};

@@ -15,6 +15,7 @@ use rand::{Rng, SeedableRng};
 use crate::common::http::{Connection, EventStream};
 use crate::common::{Noise, Server, Setup, assert_problem, seed, unique, wait_until};
 use crate::edge::{edge, figure, pair, url};
+use crate::edge_incarnations::{Gate, answer, parameter};
 use crate::reverse_proxy_upstream::Upstream;
 
 /// Reads a stream of text by SSE to its end, as a client does: it comes back where it was.
@@ -406,6 +407,67 @@ fn what_brings_a_reader_no_farther_is_not_its_data() {
         // Once or so a second, and not as often as it can.
         assert!(origin.calls().len() < 50, "{later}");
     }
+}
+
+/// An origin of text without exact events, whose first answer behind 0003 is coded though nobody asked
+/// for that, and whose long-polls do not wait until the gate is open.
+fn hasty_origin(gate: &Gate) -> Upstream {
+    let (gate, is_first) = (gate.clone(), AtomicBool::new(true));
+    Upstream::start(move |call, peer| match parameter(call, "offset") {
+        Some("-1") => answer(peer, "0003", "", "one"),
+        Some("0003") if is_first.swap(false, Ordering::Relaxed) => {
+            answer(peer, "0006", "content-encoding: gzip\r\n", "\x1f\x0b")
+        }
+        Some("0003") => answer(peer, "0006", "stream-up-to-date: true\r\n", "two"),
+        _ if parameter(call, "live") == Some("long-poll") && gate.is_open() => {
+            answer(peer, "0009", "stream-closed: true\r\n", "end")
+        }
+        _ if parameter(call, "live") == Some("long-poll") => {
+            peer.send(b"HTTP/1.1 204 No Content\r\nstream-next-offset: 0006\r\n\r\n")
+        }
+        _ => answer(peer, "0006", "stream-up-to-date: true\r\n", ""),
+    })
+}
+
+#[test]
+fn an_origin_that_codes_and_does_not_wait_is_borne_with() {
+    let gate = Gate::default();
+    let origin = hasty_origin(&gate);
+    let edge = edge(&[origin.url()], "");
+    let target = format!("{}?offset=-1&live=sse", unique("hasty"));
+    let mut events = EventStream::open(edge.address(), &target).unwrap();
+    for data in ["one", "two"] {
+        assert_eq!(events.next_batch().unwrap().unwrap().0, data);
+    }
+    thread::sleep(Duration::from_secs(2));
+    let polls = origin.calls().len();
+    gate.open();
+    assert_eq!(events.next_batch().unwrap().unwrap().0, "end");
+    // Ever less often, and not as often as it can.
+    assert!(polls < 60, "{polls}");
+}
+
+#[test]
+fn the_headers_of_a_clients_connection_are_not_those_of_the_edges() {
+    let origin = Setup::quick().start();
+    let edge = edge(&[&url(&origin)], "");
+    let stream = unique("nominated");
+    origin.create(&stream, "text/plain", b"a\r\nb");
+    let target = format!("{stream}?offset=-1&live=sse");
+    let headers = [("connection", "stream-sse-data-encoding, accept")];
+    let mut client = edge.connect();
+    client.send_request("GET", &target, &headers, b"").unwrap();
+    assert_eq!(client.read_head().unwrap().status, 200);
+    wait_until("it is followed", || {
+        figure(&edge, "headwater_followed_stream_readers") == 1
+            && figure(&edge, "headwater_unfollowed_streams") == 0
+    });
+    // Exact events, and no long-polls for want of them.
+    assert_eq!(figure(&origin, "headwater_live_readers{mode=\"sse\"}"), 1);
+    assert_eq!(
+        figure(&origin, "headwater_live_readers{mode=\"long_poll\"}"),
+        0
+    );
 }
 
 #[test]

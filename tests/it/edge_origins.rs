@@ -42,7 +42,7 @@ fn an_origin_with_more_weight_is_the_home_of_more_streams() {
 }
 
 /// A stream of each of the origins, by what an edge has created there.
-fn streams_by_home<const N: usize>(edge: &Server, origins: [&Server; N]) -> [String; N] {
+pub(crate) fn streams_by_home<const N: usize>(edge: &Server, origins: [&Server; N]) -> [String; N] {
     let mut found = [const { None }; N];
     while found.iter().any(Option::is_none) {
         let stream = unique("home");

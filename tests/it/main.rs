@@ -10,6 +10,7 @@ mod crash;
 mod crowd;
 mod disconnects;
 mod edge;
+mod edge_incarnations;
 mod edge_live;
 mod edge_origins;
 mod edge_purge;
