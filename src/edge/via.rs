@@ -2,6 +2,8 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
+use crate::protocol::list::elements;
+
 /// This edge, as others see it on the way of a message.
 pub(super) struct Via {
     name: String,
@@ -24,10 +26,7 @@ impl Via {
 
     /// Whether a request has been here before.
     pub(super) fn has_passed(&self, request: &HeaderMap) -> bool {
-        let entries = request.get_all(header::VIA).into_iter();
-        entries
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
+        elements(request, &header::VIA)
             .any(|entry| entry.split_ascii_whitespace().nth(1) == Some(&self.name))
     }
 

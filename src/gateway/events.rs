@@ -31,11 +31,12 @@ enum Next {
 }
 
 impl Next {
-    /// For why nothing follows. What failed must not look complete: the last event may not be whole.
+    /// For why nothing follows.
     fn over(end: LiveEnd<'static>) -> Self {
-        match end {
-            LiveEnd::Failed(_) => Self::Broken(end),
-            end => Self::Ended(end),
+        if end.is_failure() {
+            Self::Broken(end)
+        } else {
+            Self::Ended(end)
         }
     }
 }

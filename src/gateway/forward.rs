@@ -6,6 +6,7 @@ use super::facts::{access, client_facts};
 use super::http10::{self, Unchunking};
 use super::respond::{self, CLIENT_LEFT};
 use super::routes::{Building, has_dot_segments};
+use super::unread::unread;
 use super::upgrade::wants_upgrade;
 use crate::observe::access::Finished;
 use crate::observe::metrics::{
@@ -14,14 +15,14 @@ use crate::observe::metrics::{
 use crate::serve::ServeError;
 use crate::upstream::{Client, Picked, Upstreams, failure_of};
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{StatusCode, header};
 use pingora::apps::{HttpServerApp, ReusedHttpStream};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
+use pingora::protocols::Digest;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::l4::socket::SocketAddr;
-use pingora::protocols::{Digest, Stream};
 use pingora::proxy::{FailToProxy, HttpProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::server::ShutdownWatch;
 use pingora::server::configuration::ServerConf;
@@ -144,32 +145,6 @@ impl Forwarder {
             .process_new_http(session, &self.never_stops.1)
             .await
     }
-}
-
-/// A session that is as if its request had not been read: `HttpProxy` reads requests itself.
-async fn unread(session: ServerSession) -> Option<ServerSession> {
-    let mut prefix = BytesMut::from(&session.as_http1()?.get_headers_raw_bytes()[..]);
-    let (stream, rest) = take_apart(session).await?;
-    prefix.extend_from_slice(&rest);
-    let mut session = ServerSession::new_http1(stream);
-    session.set_pipelined_prefix(prefix);
-    Some(session)
-}
-
-/// The connection of a session of which only the head was read and nothing was answered, and what
-/// came after the head.
-pub(super) async fn take_apart(mut session: ServerSession) -> Option<(Stream, BytesMut)> {
-    // A session gives back what it read beyond its request. To one that has no body, that is all
-    // that came after the head.
-    let request = session.req_header_mut();
-    request.remove_header(&header::CONTENT_LENGTH);
-    request.remove_header(&header::TRANSFER_ENCODING);
-    // It is the next session that closes the connection, if the client asked for it.
-    request.remove_header(&header::CONNECTION);
-    session.set_keepalive(Some(0));
-    session.set_pipelining_enabled(true);
-    let (stream, rest) = session.finish().await.ok()??.into_parts();
-    Some((stream, rest.unwrap_or_default()))
 }
 
 /// How connections of clients are kept.

@@ -21,6 +21,7 @@ mod routes;
 mod session;
 mod sockets;
 mod tls;
+mod unread;
 mod upgrade;
 mod wire;
 

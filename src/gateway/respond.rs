@@ -186,8 +186,7 @@ async fn send_live(session: &mut ServerSession, mut live: Box<Sse>, sent: &mut S
     };
     sent.offsets = Some((from, live.position()));
     match ended {
-        // What failed must not look complete: the last event may not be whole.
-        Ok(end) if !matches!(end, LiveEnd::Failed(_)) => {
+        Ok(end) if !end.is_failure() => {
             sent.live_end = Some(end);
             session.write_response_body(Bytes::new(), true).await
         }

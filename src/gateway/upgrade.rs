@@ -5,16 +5,18 @@
 
 use super::body::content_length;
 use super::facts::client_facts;
-use super::forward::{Forwarder, take_apart};
+use super::forward::Forwarder;
 use super::respond::{self, CLIENT_LEFT};
+use super::unread::take_apart;
 use crate::observe::access::{Access, Finished};
 use crate::observe::metrics::{Mode as ModeLabel, UpstreamFailure};
+use crate::protocol::list::elements;
 use crate::recorder::Response;
 use crate::serve::ServeError;
 use crate::upstream::{ClientFacts, Exchange, Picked};
 use crate::waits::in_time;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, StatusCode, header};
+use http::{StatusCode, header};
 use pingora::apps::{HttpPersistentSettings, ReusedHttpStream};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Stream;
@@ -40,20 +42,13 @@ const BUFFER_BYTES: usize = 8 << 10;
 pub(super) fn wants_upgrade(session: &ServerSession) -> bool {
     let headers = &session.req_header().headers;
     let to_http2 = elements(headers, &header::UPGRADE)
-        .any(|protocol| protocol.starts_with(b"h2") || protocol.starts_with(b"http/"));
-    let is_named = elements(headers, &header::CONNECTION).any(|option| option == b"upgrade");
+        .map(str::to_ascii_lowercase)
+        .any(|protocol| protocol.starts_with("h2") || protocol.starts_with("http/"));
+    let is_named =
+        elements(headers, &header::CONNECTION).any(|option| option.eq_ignore_ascii_case("upgrade"));
     let has_body = content_length(session).is_some_and(|length| length > 0)
         || session.get_header(header::TRANSFER_ENCODING).is_some();
     session.is_upgrade_req() && is_named && !to_http2 && !has_body
-}
-
-/// The elements of a header that is a list, in lower case.
-fn elements(headers: &HeaderMap, name: &HeaderName) -> impl Iterator<Item = Vec<u8>> {
-    let values = headers.get_all(name).iter();
-    values.flat_map(|value| {
-        let elements = value.as_bytes().split(|byte| *byte == b',');
-        elements.map(|element| element.trim_ascii().to_ascii_lowercase())
-    })
 }
 
 /// A request for an upgrade, as it is written down at its end.

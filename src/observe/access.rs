@@ -80,6 +80,11 @@ pub enum LiveEnd<'a> {
 }
 
 impl LiveEnd<'_> {
+    /// Whether the answer must not look complete to its reader: the last event may not be whole.
+    pub fn is_failure(&self) -> bool {
+        matches!(self, Self::Failed(_))
+    }
+
     /// The field `reason`.
     pub fn as_str(&self) -> &'static str {
         match self {

@@ -1,6 +1,7 @@
 //! Content codings: which one an answer gets, and how its entity tag says so (RFC 9110, sections 8.8.3
 //! and 12.5.3).
 
+use super::list::elements;
 use crate::types::Coding;
 use http::{HeaderMap, header};
 
@@ -19,11 +20,7 @@ impl Accepted {
         let mut accepted = Self::default();
         let mut others = 0;
         let mut named = [false; Coding::ALL.len()];
-        let values = headers.get_all(header::ACCEPT_ENCODING).into_iter();
-        for entry in values
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|text| text.split(','))
-        {
+        for entry in elements(headers, &header::ACCEPT_ENCODING) {
             let (name, parameters) = entry.split_once(';').unwrap_or((entry, ""));
             let Some(weight) = weight(parameters) else {
                 continue;

@@ -7,6 +7,7 @@ pub mod coding;
 pub mod cursor;
 pub mod event_stream;
 pub mod json;
+pub mod list;
 pub mod names;
 pub mod reply;
 pub mod request;

@@ -1,5 +1,6 @@
 //! Headers that are between two neighbours and not passed on: RFC 9110, section 7.6.1.
 
+use crate::protocol::list::elements;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 
@@ -80,21 +81,14 @@ fn measure_once(head: &mut ResponseHeader) {
 
 /// The headers that `Connection` names.
 fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
-    let values = headers.get_all(header::CONNECTION).into_iter();
-    values
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse::<HeaderName>().ok())
+    elements(headers, &header::CONNECTION)
+        .filter_map(|name| name.parse::<HeaderName>().ok())
         .filter(|name| !PROTECTED.contains(&name.as_str()))
         .collect()
 }
 
 fn accepts_trailers(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(header::TE).into_iter();
-    values
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
+    elements(headers, &header::TE).any(|coding| coding.eq_ignore_ascii_case("trailers"))
 }
 
 #[cfg(test)]
@@ -126,6 +120,25 @@ mod tests {
         let left: Vec<_> = head.headers.keys().map(HeaderName::as_str).collect();
         assert_eq!(left, ["x-public", "te"]);
         assert_eq!(head.headers["te"], "trailers");
+    }
+
+    fn lengths(status: u16, lengths: &[&str]) -> Vec<HeaderValue> {
+        let mut head = ResponseHeader::build(status, None).unwrap();
+        for length in lengths {
+            head.append_header(header::CONTENT_LENGTH, *length).unwrap();
+        }
+        strip_passed_response(&mut head);
+        let left = head.headers.get_all(header::CONTENT_LENGTH);
+        left.iter().cloned().collect()
+    }
+
+    #[test]
+    fn an_answer_says_at_most_once_how_long_it_is() {
+        assert_eq!(lengths(200, &["5"]), ["5"]);
+        assert_eq!(lengths(200, &["5", "5"]), ["5"]);
+        assert_eq!(lengths(304, &["7", "7"]), ["7"]);
+        assert!(lengths(204, &["0"]).is_empty());
+        assert!(lengths(200, &[]).is_empty());
     }
 
     #[test]

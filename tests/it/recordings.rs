@@ -6,7 +6,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::common::http::Connection;
+use crate::common::http::{Connection, Response};
 use crate::common::{Server, Setup, assert_problem, wait_until};
 use crate::reverse_proxy_upstream::{Peer, Upstream};
 
@@ -90,14 +90,19 @@ fn an_id_that_is_not_ascii_is_found() {
     assert_eq!(upstream.calls().len(), 1);
 }
 
+/// The id of the first event of an answer that has one.
+fn first_id(answer: &Response) -> String {
+    let text = String::from_utf8_lossy(&answer.body);
+    let id = text.lines().find_map(|line| line.strip_prefix("id: "));
+    id.expect("an id").to_owned()
+}
+
 #[test]
 fn an_upstream_is_told_no_id_of_ours() {
     let upstream = saying("", "data: 1\n\n");
     let server = recording(&upstream, "event_ids = true");
-    let first = server.call("GET", "/", &[KEY], b"");
-    let text = String::from_utf8(first.body).unwrap();
-    let id = text.lines().find_map(|line| line.strip_prefix("id: "));
-    let seen = ("last-event-id", id.unwrap());
+    let id = first_id(&server.call("GET", "/", &[KEY], b""));
+    let seen = ("last-event-id", &*id);
     let other = ("idempotency-key", "other");
     for headers in [&[seen, other][..], &[seen, ("authorization", "Bearer b")]] {
         assert_eq!(server.call("GET", "/", headers, b"").status, 200);
@@ -113,10 +118,8 @@ fn pages_may_read_that_they_have_all() {
         "data: 1\n\n",
     );
     let server = recording(&upstream, "event_ids = true");
-    let first = server.call("GET", "/", &[], b"");
-    let text = String::from_utf8(first.body.clone()).unwrap();
-    let id = text.lines().find_map(|line| line.strip_prefix("id: "));
-    let last = server.call("GET", "/", &[("last-event-id", id.unwrap())], b"");
+    let id = first_id(&server.call("GET", "/", &[], b""));
+    let last = server.call("GET", "/", &[("last-event-id", &id)], b"");
     assert_eq!(last.status, 204);
     let origin = last.expect("access-control-allow-origin");
     assert_eq!(origin, "https://a.example");
