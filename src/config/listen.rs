@@ -39,6 +39,11 @@ pub enum ListenError {
     NotAnAddress(String),
 }
 
+impl Listen {
+    /// The permissions of a Unix socket: whoever may connect is believed what it says of clients.
+    pub const SOCKET_MODE: u32 = 0o660;
+}
+
 impl FromStr for Listen {
     type Err = ListenError;
 

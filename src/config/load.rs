@@ -150,12 +150,7 @@ fn convert(tree: &mut Node, found: &mut Findings<'_>) -> Config {
             Ok(config) => return config,
             Err(error) => error,
         };
-        // A key that was taken out because its value was wrong has been reported already.
-        let known = error.missing.is_some_and(|key| {
-            matches!(tree.get(&error.steps).map(|node| &node.value),
-                Some(Value::Table(table)) if table.removed.iter().any(|removed| removed == key))
-        });
-        if !known {
+        if !follows(&error, tree) {
             let origin = tree.origin(&error.steps, error.at_key).clone();
             let hint = elsewhere(&error).or(error.hint);
             found.add(&origin, error.message, hint);
@@ -165,6 +160,20 @@ fn convert(tree: &mut Node, found: &mut Findings<'_>) -> Config {
             // not reached. If it were, going on would not end.
             return Config::default();
         }
+    }
+}
+
+/// Whether an error only follows from another, which has been reported already.
+fn follows(error: &TreeError, tree: &Node) -> bool {
+    match tree.get(&error.steps).map(|node| &node.value) {
+        // A key was taken out because its value was wrong.
+        Some(Value::Table(table)) => match error.missing {
+            Some(key) => table.removed.iter().any(|removed| removed == key),
+            None => !error.at_key && !table.removed.is_empty(),
+        },
+        // What a variable would have been put into is not what is meant.
+        Some(Value::Text(text)) => text.contains("${"),
+        _ => false,
     }
 }
 

@@ -85,7 +85,7 @@ pub struct Proxy {
     #[schemars(with = "DurationText")]
     pub total_timeout: Duration,
 
-    /// The most bytes of one recording.
+    /// The most bytes that a recording takes of its upstream.
     #[serde(default = "record::recording_bytes_max", with = "units::size")]
     #[schemars(with = "SizeText")]
     pub recording_bytes_max: u64,

@@ -109,11 +109,13 @@ upstream_settings! {
         #[serde(default)]
         pub always: bool,
 
-        /// How much is kept of the stream of a shared feed.
+        /// How much is kept of the stream of a shared feed: 64 MiB and 24 h, unless this says
+        /// something; then it is all that bounds it.
         #[serde(default = "retention")]
         pub retention: Retention,
 
-        /// The most bytes of one recording.
+        /// The most bytes that a recording takes of its upstream. The ids that `event_ids` adds do
+        /// not count.
         #[serde(default = "recording_bytes_max", with = "units::size")]
         #[schemars(with = "SizeText")]
         pub recording_bytes_max: u64,

@@ -24,8 +24,10 @@ fn plain_schema() -> Value {
         if let Some(Value::String(text)) = object.get_mut("description") {
             *text = text.replace('\n', " ");
         }
-        // Rust's widths of integers are not formats of JSON Schema.
-        object.remove("format");
+        // Rust's widths of integers are not formats of JSON Schema. A setting may have that name.
+        if object.get("format").is_some_and(Value::is_string) {
+            object.remove("format");
+        }
     });
     schema
 }

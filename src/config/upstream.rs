@@ -222,7 +222,8 @@ pub struct Timeouts {
     #[schemars(with = "DurationText")]
     pub connect: Duration,
 
-    /// The longest silence before an answer and within it. `0`: any.
+    /// The longest silence before an answer and within it. `0`: any. What a `record` or `proxy`
+    /// route records has `headers_timeout` and `inactivity_timeout` in its place.
     #[serde(with = "units::duration")]
     #[schemars(with = "DurationText")]
     pub read: Duration,

@@ -71,7 +71,13 @@ impl Rocks {
             Ok(ColumnFamilyDescriptor::new(table.name(), options))
         });
         let families: Result<Vec<_>, KvError> = families.into_iter().collect();
-        let db = DB::open_cf_descriptors(&database_options(config), dir, families?)?;
+        let db = DB::open_cf_descriptors(&database_options(config), dir, families?);
+        let db = db.map_err(|error| match error.to_string() {
+            text if text.contains("/LOCK: ") => {
+                KvError(format!("another process has it open ({text})"))
+            }
+            text => KvError(text),
+        })?;
         Ok(Self {
             db,
             writes: WriteOptions::default(),
@@ -363,6 +369,17 @@ mod tests {
             rocks.write(&[put]).unwrap();
             assert!(wal_bytes(dir.path()) >= prepared, "{number}");
         }
+    }
+
+    #[test]
+    fn a_database_that_is_open_elsewhere_says_so() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let _open = Rocks::open(dir.path(), &LogConfig::default()).unwrap();
+        let refused = Rocks::open(dir.path(), &LogConfig::default())
+            .err()
+            .unwrap();
+        let text = refused.to_string();
+        assert!(text.contains("another process has it open"), "{text}");
     }
 
     #[test]

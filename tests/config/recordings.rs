@@ -124,3 +124,19 @@ fn a_secret_is_never_shown() {
         assert!(shown.contains("[redacted]"), "{shown}");
     }
 }
+
+#[test]
+fn a_secret_that_is_none_is_the_only_thing_that_is_wrong() {
+    for (secret, message) in [
+        ("short", "shorter than 16 bytes"),
+        ("${UNSET}", "UNSET is not set"),
+    ] {
+        let text = format!(
+            "[[site]]\nlisten = [\"127.0.0.1:1\"]\n[[site.route]]\npath = \"/p\"\n\
+             proxy = {{ secret = \"{secret}\", allow = [\"https://a.example/**\"] }}\n"
+        );
+        let found = problems(&text);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].message.contains(message), "{found:?}");
+    }
+}

@@ -1,5 +1,6 @@
 //! What the repository says about settings is what the program knows.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -84,6 +85,11 @@ fn the_example_has_every_setting_with_its_default() {
         .collect();
     let with_all = parse(&complete).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(with_all, parse(&text).unwrap());
+    let written: toml::Table = toml::from_str(&complete).unwrap();
+    let names = names();
+    each_key(&written, &mut |key| {
+        assert!(names.contains(key), "the schema lacks {key}");
+    });
     let schema: serde_json::Value = serde_json::from_str(&schema::json_schema()).unwrap();
     let tables = schema["$defs"]
         .as_object()
@@ -98,6 +104,46 @@ fn the_example_has_every_setting_with_its_default() {
                     || line.ends_with(&format!("{key}]]"))
             };
             assert!(text.lines().any(named), "the example lacks {key}");
+        }
+    }
+}
+
+/// The names of all settings in the schema.
+fn names() -> BTreeSet<String> {
+    let schema = serde_json::from_str(&schema::json_schema()).unwrap();
+    let mut names = BTreeSet::new();
+    collect_names(&schema, &mut names);
+    names
+}
+
+fn collect_names(schema: &serde_json::Value, names: &mut BTreeSet<String>) {
+    let settings = schema["properties"].as_object();
+    names.extend(
+        settings
+            .into_iter()
+            .flat_map(|settings| settings.keys().cloned()),
+    );
+    match schema {
+        serde_json::Value::Object(parts) => {
+            parts.values().for_each(|part| collect_names(part, names))
+        }
+        serde_json::Value::Array(parts) => parts.iter().for_each(|part| collect_names(part, names)),
+        _ => {}
+    }
+}
+
+/// Calls `each` with the keys of a table and of those below it, but for the names of headers.
+fn each_key(table: &toml::Table, each: &mut dyn FnMut(&str)) {
+    for (key, value) in table {
+        each(key);
+        match value {
+            toml::Value::Table(_) if ["set", "add"].contains(&key.as_str()) => {}
+            toml::Value::Table(table) => each_key(table, each),
+            toml::Value::Array(items) => {
+                let tables = items.iter().filter_map(toml::Value::as_table);
+                tables.for_each(|table| each_key(table, each));
+            }
+            _ => {}
         }
     }
 }
