@@ -19,6 +19,8 @@ use pingora::protocols::{ALPN, Stream, TcpKeepalive};
 use pingora::server::ShutdownWatch;
 use pingora::services::listening::Service;
 use std::collections::BTreeSet;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
@@ -92,7 +94,8 @@ fn listener(config: &Config, address: &Listen) -> Result<ListenerConfig, ListenE
         Listen::Tcp(address) => {
             ListenerConfig::tcp(address.to_string()).tcp_socket_options(socket_options())
         }
-        Listen::Unix(path) => ListenerConfig::uds(path.display().to_string()),
+        Listen::Unix(path) => ListenerConfig::uds(path.display().to_string())
+            .permissions(Permissions::from_mode(Listen::SOCKET_MODE)),
     };
     let listener = listener.l4_buffer(L4BufferSettings::new(READ_BUFFER_BYTES, WRITE_BUFFER_BYTES));
     let sites = config

@@ -145,7 +145,7 @@ fn unix_listener(path: &Path) -> Result<ListenerConfig, AddressError> {
     if std::fs::symlink_metadata(path).is_ok_and(|found| !found.file_type().is_socket()) {
         return Err(AddressError::NotASocket(path.to_owned()));
     }
-    Ok(ListenerConfig::uds(text).permissions(std::fs::Permissions::from_mode(0o660)))
+    Ok(ListenerConfig::uds(text).permissions(std::fs::Permissions::from_mode(Listen::SOCKET_MODE)))
 }
 
 /// What an endpoint needs of a request.

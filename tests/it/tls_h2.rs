@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
@@ -465,6 +466,8 @@ fn a_unix_socket_serves_like_a_port() {
     ];
     assert_eq!(through(&target, &put).status, 201);
     assert_eq!(through(&target, &[]).body, b"abc");
+    let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660, "whoever connects is trusted");
     // It is the same server as at the port.
     assert_eq!(server.read_all(&target), b"abc");
 
