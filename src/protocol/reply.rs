@@ -28,7 +28,7 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS";
 const REQUEST_HEADERS: &str = "Content-Type, Authorization, If-None-Match, Stream-Seq, Stream-TTL, \
     Stream-Expires-At, Stream-Retention, Stream-Closed, Stream-Forked-From, Stream-Fork-Offset, \
-    Stream-Fork-Sub-Offset, Producer-Id, Producer-Epoch, Producer-Seq";
+    Stream-Fork-Sub-Offset, Stream-SSE-Data-Encoding, Producer-Id, Producer-Epoch, Producer-Seq";
 
 /// Room for the headers of all replies, with those that the gateway adds.
 const HEADERS_EXPECTED: usize = 24;
