@@ -56,6 +56,9 @@ pub(super) struct Variant {
     pub(super) parameters: Arc<str>,
 }
 
+/// What tells those who ask for a stream in one way from those who do in another.
+pub(super) type Who = (Variant, Scope);
+
 /// Where a stream begins: what a read without an offset means.
 pub(super) const START: &str = "-1";
 
@@ -150,6 +153,11 @@ impl Asked {
 }
 
 impl Subject {
+    /// Who asks: for whom answers, and what is heard of the stream, are the same.
+    pub(super) fn who(&self) -> Who {
+        (self.variant.clone(), self.scope)
+    }
+
     /// The name of its home.
     pub(super) fn origin(&self) -> &str {
         self.key.lines().next().unwrap_or_default()
@@ -183,6 +191,29 @@ impl Subject {
     /// What the answer to a catch-up read is kept under, beside the stream and the caller.
     pub(super) fn range(&self, offset: &str) -> String {
         format!("{} {}", self.variant.route, self.target(offset, &[]))
+    }
+}
+
+#[cfg(test)]
+impl Subject {
+    /// What tests ask for, with these parameters besides.
+    pub(super) fn of_test(path: &str, parameters: &str) -> Self {
+        Self {
+            home: 0,
+            key: stream_key("http://a", "", path),
+            stream: path.into(),
+            variant: Variant {
+                route: "".into(),
+                path: path.into(),
+                parameters: parameters.into(),
+            },
+            scope: Scope::Anonymous,
+            head: Arc::new(RequestHeader::build("GET", path.as_bytes(), None).unwrap()),
+            client: ClientFacts {
+                address: None,
+                encrypted: false,
+            },
+        }
     }
 }
 
@@ -237,22 +268,7 @@ mod tests {
 
     #[test]
     fn targets_have_one_spelling() {
-        let subject = |others: &str| Subject {
-            home: 0,
-            key: stream_key("http://a", "", "/s"),
-            stream: "/s".into(),
-            variant: Variant {
-                route: "".into(),
-                path: "/s".into(),
-                parameters: others.into(),
-            },
-            scope: Scope::Anonymous,
-            head: Arc::new(RequestHeader::build("GET", b"/s", None).unwrap()),
-            client: ClientFacts {
-                address: None,
-                encrypted: false,
-            },
-        };
+        let subject = |others: &str| Subject::of_test("/s", others);
         assert_eq!(subject("").target("a/b", &[]), "/s?offset=a%2Fb");
         assert_eq!(
             subject("b=1&z=2").target("-1", &[("live", "sse")]),

@@ -93,7 +93,8 @@ impl Events {
             None if !closed => return Ok(None),
             None => {}
         }
-        let control = self.control(answer.is_up_to_date(), closed);
+        let up_to_date = answer.is_up_to_date() && !self.reader.awaits_written();
+        let control = self.control(up_to_date || closed, closed);
         let end = self.reader.closed.as_ref().and_then(Closing::end);
         put_control(&mut out, &self.reader.at, &control, end);
         self.told = true;
@@ -116,7 +117,8 @@ impl Events {
     /// Where the reader is, with nothing behind it.
     fn place(&mut self, closed: bool) -> Bytes {
         let mut out = BytesMut::with_capacity(160);
-        let control = self.control(true, closed);
+        let up_to_date = closed || !self.reader.awaits_written();
+        let control = self.control(up_to_date, closed);
         let end = self.reader.closed.as_ref().and_then(Closing::end);
         put_control(&mut out, &self.reader.at, &control, end);
         self.told = true;

@@ -1,6 +1,7 @@
 //! Following a stream at its home: by SSE or, where that would not carry its bytes exactly, by
 //! long-polls; from where it was, whenever the connection ends.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use super::answer::{Answer, is_coded};
 use super::cache::Fetched;
 use super::fetch::OriginRead;
-use super::identities::identity;
+use super::identities::{Learned, identity};
 use super::origin_sse::{OriginEvents, data_of};
 use super::ring::RING_BYTES_MAX;
 use super::route::Route;
@@ -20,8 +21,10 @@ use crate::observe::metrics::UpstreamFailure;
 use crate::protocol::names;
 use crate::types::Kind;
 
-/// A connection that lived so long is no failure, however it ends.
+/// A connection that lived so long, or brought something, is no failure, however it ends.
 const LIFE_MIN: Duration = Duration::from_secs(1);
+/// So long a request counts among those that are being made.
+const CONNECTING_TIME_MAX: Duration = Duration::from_secs(2);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
@@ -37,15 +40,13 @@ pub(super) async fn follow(route: Arc<Route>, subscription: Arc<Subscription>) {
         () = subscription.gone() => None,
         () = route.edge.stop.cancelled() => None,
         () = unread(&route, &subscription) => None,
+        () = subscription.stays_behind() => Some(Ended::Replaced),
         ended = Box::pin(follower.run()) => Some(ended),
     };
     match ended {
-        Some(Ended::Replaced) => {
-            subscription.set_gone();
-            route.forget(&subscription.subject).await;
-        }
+        Some(Ended::Replaced) => route.forget(&subscription.subject).await,
         Some(Ended::Gone) => {
-            subscription.set_gone();
+            route.end_for(&subscription.subject);
             route.forget_answers(&subscription.subject).await;
         }
         Some(Ended::Refused) => subscription.set_gone(),
@@ -114,13 +115,13 @@ impl Follower {
     async fn run(&mut self) -> Ended {
         let mut failures = 0;
         loop {
-            let began = Instant::now();
+            let (began, tail) = (Instant::now(), self.subscription.tail());
             let turn = match self.way {
                 Way::Sse => self.by_sse().await,
                 Way::LongPoll => self.by_long_polls().await,
             };
             self.subscription.set_connecting();
-            let lived = began.elapsed() >= LIFE_MIN;
+            let lived = began.elapsed() >= LIFE_MIN || self.subscription.tail() != tail;
             if lived {
                 failures = 0;
             }
@@ -170,7 +171,11 @@ impl Follower {
         let tail = self.subscription.tail();
         let subject = &self.subscription.subject;
         let read = OriginRead::live(&self.route, subject, &tail, &[("live", "sse")], headers);
-        let answer = self.connect(&read).await?;
+        let answer = self.connect(&read).await.map_err(|turn| match turn {
+            // Perhaps events alone are refused.
+            Turn::Ended(Ended::Refused) => Turn::Unfit,
+            turn => turn,
+        })?;
         let kind = self.subscription.kind;
         let headers = &answer.headers;
         let base64 = headers.contains_key(names::STREAM_SSE_DATA_ENCODING);
@@ -185,7 +190,8 @@ impl Follower {
             return Err(Turn::Unfit);
         }
         let said = headers.get(names::STREAM_ID);
-        self.identify(said.and_then(|said| said.to_str().ok()))?;
+        self.identify(said.and_then(|said| said.to_str().ok()))
+            .await?;
         self.subscription.set_sharing(Sharing::of(headers));
         let mut events = OriginEvents::new(kind, base64);
         let mut body = answer.body;
@@ -206,21 +212,36 @@ impl Follower {
     }
 
     /// Notices that the stream was deleted and created again.
-    fn identify(&self, said: Option<&str>) -> Result<(), Turn> {
+    async fn identify(&self, said: Option<&str>) -> Result<(), Turn> {
         let Some(said) = said else { return Ok(()) };
         let subject = &self.subscription.subject;
-        let contradicts = self.route.is_replaced(subject, said);
-        if !self.subscription.identify(said) || contradicts {
-            return Err(Replaced.into());
+        let learned = self.route.edge.identities.learn(&subject.key, said);
+        let is_own = self.subscription.identity().as_deref() == Some(said);
+        match learned {
+            // What others were told was old.
+            Learned::Replaced if is_own => self.route.forget_answers(subject).await,
+            _ if is_own => {}
+            // It comes from a cache that has not heard of this stream.
+            Learned::Outdated => return Err(Turn::Failed(UpstreamFailure::Protocol)),
+            Learned::Nothing if self.subscription.identify(said) => {}
+            Learned::Nothing | Learned::Replaced => return Err(Replaced.into()),
         }
         Ok(())
     }
 
-    /// Asks the origin, together with few others at one time.
+    /// Asks the origin, together with few others at one time. Those who wait long for an answer do
+    /// not keep others from asking.
     async fn connect(&self, read: &OriginRead) -> Result<Fetched, Turn> {
         let home = &self.route.origins.all()[self.subscription.subject.home];
-        let _permit = home.connecting.acquire().await;
-        let answer = read.send(None).await?;
+        let permit = home.connecting.acquire().await;
+        let mut sent = pin!(read.send(None));
+        let answer = match tokio::time::timeout(CONNECTING_TIME_MAX, &mut sent).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                drop(permit);
+                sent.await
+            }
+        }?;
         judge(answer.status, &answer.headers)?;
         Ok(answer)
     }
@@ -240,7 +261,7 @@ impl Follower {
         let read = OriginRead::catch_up(&self.route, &self.subscription.subject, &tail);
         let mut answer = self.connect(&read).await?;
         loop {
-            self.identify(identity(&answer.headers))?;
+            self.identify(identity(&answer.headers)).await?;
             let said = answer.headers.get(names::STREAM_CURSOR);
             let said = said.and_then(|said| said.to_str().ok());
             cursor = said.map(str::to_owned).or(cursor);
@@ -315,6 +336,7 @@ fn judge(status: StatusCode, headers: &HeaderMap) -> Result<(), Turn> {
         StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
             Err(Turn::Failed(UpstreamFailure::Timeout))
         }
+        StatusCode::NOT_IMPLEMENTED => Err(Turn::Ended(Ended::Refused)),
         status if status.is_server_error() => Err(Turn::Failed(UpstreamFailure::Broken)),
         _ => Err(Turn::Ended(Ended::Refused)),
     }

@@ -1,15 +1,16 @@
 //! GET that waits, at an edge: long-poll and SSE (protocol, sections 5.7 and 5.8).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderValue, StatusCode, header};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::answer::Answer;
 use super::asked::Asked;
 use super::cache::CACHE_STATUS;
 use super::events::Events;
-use super::reader::{Begun, Reader};
+use super::reader::{Begun, RETRY_AFTER, Reader};
 use super::route::Route;
 use super::sharing::Sharing;
 use super::subscription::{Closing, Data, Look};
@@ -21,6 +22,9 @@ use crate::serve::{Body, Reply, ServeError, Sse};
 
 /// What the edge knew without asking.
 const HIT: HeaderValue = HeaderValue::from_static("headwater; hit; detail=live");
+
+/// How long a long-poll first waits before it asks the origin again.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
 
 impl Route {
     pub(super) async fn sse(self: &Arc<Self>, asked: Asked) -> Result<Reply, ServeError> {
@@ -68,6 +72,7 @@ impl Route {
                 reader
             }
         };
+        let mut pause = PAUSE_MIN;
         loop {
             match reader.look()? {
                 Look::Data(data) => return Ok(self.delivered(&reader, &data, &asked)),
@@ -81,7 +86,24 @@ impl Route {
                         return self.waited(reader, &asked).await;
                     }
                 }
-                Look::Behind | Look::Gone => return self.look_again(reader, &asked).await,
+                look @ (Look::Behind | Look::Gone) => {
+                    let is_gone = matches!(look, Look::Gone);
+                    if let Some(reply) = self.look_again(&mut reader, is_gone, &asked).await? {
+                        return Ok(reply);
+                    }
+                    // Nothing is there, though the subscription is elsewhere: one of the two will
+                    // learn.
+                    let until = (Instant::now() + pause).min(deadline);
+                    let waited = self
+                        .edge
+                        .server
+                        .draining
+                        .run_until_cancelled(sleep_until(until));
+                    if waited.await.is_none() || until == deadline {
+                        return Ok(self.nothing_new(&reader, None, &asked));
+                    }
+                    pause = (2 * pause).min(RETRY_AFTER);
+                }
             }
         }
     }
@@ -94,7 +116,8 @@ impl Route {
     ) -> Result<Reply, ServeError> {
         if reader.awaits_written() {
             // It would be told that there is nothing, and it was told otherwise.
-            return self.look_again(reader, asked).await;
+            let reply = self.look_again(&mut reader, false, asked).await?;
+            return Ok(reply.unwrap_or_else(|| self.nothing_new(&reader, None, asked)));
         }
         match reader.look()? {
             Look::Data(data) => Ok(self.delivered(&reader, &data, asked)),
@@ -103,19 +126,25 @@ impl Route {
         }
     }
 
-    /// The answer of a long-poll by what the origin says now.
+    /// The answer of a long-poll by what the origin says now; `None` if there is nothing yet.
+    /// `is_gone`: the stream that it has waited for is.
     async fn look_again(
         self: &Arc<Self>,
-        mut reader: Reader,
+        reader: &mut Reader,
+        is_gone: bool,
         asked: &Asked,
-    ) -> Result<Reply, ServeError> {
-        if reader.is_over() {
+    ) -> Result<Option<Reply>, ServeError> {
+        let mut answer = if is_gone {
             // Whoever asks now is answered by the stream that there is now.
-            reader.begin_anew(&asked.offset);
+            reader.begin_anew(&asked.offset).await?
+        } else {
+            reader.catch_up().await?
+        };
+        if reader.is_over() {
+            answer = reader.begin_anew(&asked.offset).await?;
         }
-        let mut answer = reader.catch_up().await?;
         if answer.status != StatusCode::OK {
-            return Ok(answer.into_reply(self));
+            return Ok(Some(answer.into_reply(self)));
         }
         if !answer
             .is_empty(reader.kind)
@@ -127,10 +156,11 @@ impl Route {
                 // It says what came after a `now`, and another one is not this one.
                 reply.head.set_no_store();
             }
-            return Ok(reply);
+            return Ok(Some(reply));
         }
         reader.pass(&answer);
-        Ok(self.nothing_new(&reader, reader.closed.as_ref(), asked))
+        let closed = reader.closed.as_ref();
+        Ok(closed.map(|closed| self.nothing_new(reader, Some(closed), asked)))
     }
 
     /// A catch-up answer as one to a long-poll.

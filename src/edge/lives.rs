@@ -6,7 +6,9 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-/// The streams that are read live.
+use super::asked::{Subject, Who};
+
+/// The streams that are read live, for those who ask for them in the same way.
 #[derive(Default)]
 pub(super) struct Lives {
     streams: Mutex<Streams>,
@@ -14,8 +16,8 @@ pub(super) struct Lives {
 
 #[derive(Default)]
 struct Streams {
-    lives: HashMap<Arc<str>, Weak<Life>>,
-    /// With so many, those that nobody holds any more are taken out.
+    lives: HashMap<Arc<str>, HashMap<Who, Weak<Life>>>,
+    /// With so many streams, those that nobody reads any more are taken out.
     sweep_at: usize,
 }
 
@@ -38,27 +40,51 @@ pub(super) struct Incarnation {
 const SWEEP_MIN: usize = 64;
 
 impl Lives {
-    /// The life that a stream has now.
-    pub(super) fn of(&self, stream: &Arc<str>) -> Arc<Life> {
+    /// The life that a stream has now, for those who ask like this.
+    pub(super) fn of(&self, subject: &Subject) -> Arc<Life> {
         let mut streams = self.streams.lock();
-        if let Some(life) = streams.lives.get(stream).and_then(Weak::upgrade) {
+        let who = subject.who();
+        let found = streams.lives.get(&subject.key).and_then(|of| of.get(&who));
+        if let Some(life) = found.and_then(Weak::upgrade) {
             return life;
         }
         if streams.lives.len() >= streams.sweep_at.max(SWEEP_MIN) {
-            streams.lives.retain(|_, life| life.strong_count() > 0);
+            streams.lives.retain(|_, of| {
+                of.retain(|_, life| life.strong_count() > 0);
+                !of.is_empty()
+            });
             streams.sweep_at = 2 * streams.lives.len();
         }
         let life = Arc::new(Life::default());
-        streams.lives.insert(stream.clone(), Arc::downgrade(&life));
+        let of = streams.lives.entry(subject.key.clone()).or_default();
+        if of.len() >= SWEEP_MIN {
+            of.retain(|_, life| life.strong_count() > 0);
+        }
+        of.insert(who, Arc::downgrade(&life));
         life
     }
 
     /// The stream is gone, or another one.
     pub(super) fn end(&self, stream: &str) {
         let ended = self.streams.lock().lives.remove(stream);
-        if let Some(life) = ended.and_then(|life| life.upgrade()) {
-            life.over.store(true, Ordering::Release);
+        for life in ended.into_iter().flat_map(HashMap::into_values) {
+            end(&life);
         }
+    }
+
+    /// The stream is gone for those who ask like this.
+    pub(super) fn end_for(&self, subject: &Subject) {
+        let mut streams = self.streams.lock();
+        let of = streams.lives.get_mut(&subject.key);
+        if let Some(life) = of.and_then(|of| of.remove(&subject.who())) {
+            end(&life);
+        }
+    }
+}
+
+fn end(life: &Weak<Life>) {
+    if let Some(life) = life.upgrade() {
+        life.over.store(true, Ordering::Release);
     }
 }
 
@@ -99,33 +125,45 @@ impl Incarnation {
 mod tests {
     use super::*;
 
+    fn life(lives: &Lives, path: &str, parameters: &str) -> Arc<Life> {
+        lives.of(&Subject::of_test(path, parameters))
+    }
+
     #[test]
     fn a_life_is_over_for_those_who_began_in_it() {
         let lives = Lives::default();
-        let (stream, other): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
-        let (first, elsewhere) = (lives.of(&stream), lives.of(&other));
-        assert!(Arc::ptr_eq(&first, &lives.of(&stream)));
-        lives.end(&stream);
+        let of = |path, parameters| life(&lives, path, parameters);
+        let (one, signed, other) = (of("/a", ""), of("/a", "s=1"), of("/b", ""));
+        assert!(Arc::ptr_eq(&one, &of("/a", "")));
+        lives.end_for(&Subject::of_test("/a", "s=1"));
+        assert!(signed.is_over() && !one.is_over());
+        assert!(!of("/a", "s=1").is_over());
+        lives.end(&Subject::of_test("/a", "").key);
         lives.end("nobody reads it");
-        assert!(first.is_over() && !elsewhere.is_over());
-        assert!(!lives.of(&stream).is_over());
+        assert!(one.is_over() && !other.is_over());
+        assert!(!of("/a", "").is_over());
     }
 
     #[test]
     fn streams_that_nobody_reads_take_no_memory() {
         let lives = Lives::default();
-        let read = lives.of(&"read".into());
+        let read = life(&lives, "/read", "");
         for n in 0..10 * SWEEP_MIN {
-            lives.of(&format!("{n}").into());
+            life(&lives, &format!("/{n}"), "");
+            life(&lives, "/read", &n.to_string());
         }
-        assert!(lives.streams.lock().lives.len() <= SWEEP_MIN);
-        assert!(Arc::ptr_eq(&read, &lives.of(&"read".into())));
+        let streams = lives.streams.lock();
+        assert!(streams.lives.len() <= SWEEP_MIN);
+        let of = &streams.lives[&Subject::of_test("/read", "").key];
+        assert!(of.len() <= SWEEP_MIN);
+        drop(streams);
+        assert!(Arc::ptr_eq(&read, &life(&lives, "/read", "")));
     }
 
     #[test]
     fn the_first_identity_counts() {
         let lives = Lives::default();
-        let mut incarnation = Incarnation::new(lives.of(&"a".into()), None);
+        let mut incarnation = Incarnation::new(life(&lives, "/a", ""), None);
         for said in [None, Some("d:1"), None, Some("d:1")] {
             incarnation.meet(said);
             assert!(!incarnation.is_over());

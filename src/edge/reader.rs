@@ -52,7 +52,7 @@ impl Reader {
     pub(super) async fn begin(route: &Arc<Route>, asked: &Asked) -> Result<Begun, ServeError> {
         let subject = &asked.subject;
         let offset = asked.offset();
-        let mut life = route.edge.lives.of(&subject.key);
+        let mut life = route.edge.lives.of(subject);
         let found = route.edge.subscriptions.find(subject);
         let place = found.as_ref().and_then(|found| known_place(found, offset));
         let found = match (found, place) {
@@ -65,7 +65,7 @@ impl Reader {
         let mut answer = route.catch_up(subject, offset, None, None).await?;
         if life.is_over() {
             // It may still be of the stream that was there before.
-            life = route.edge.lives.of(&subject.key);
+            life = route.edge.lives.of(subject);
             answer = route.catch_up(subject, offset, None, None).await?;
         }
         let next = answer.next_offset();
@@ -235,12 +235,18 @@ impl Reader {
         self.incarnation.is_over()
     }
 
-    /// Begins at this offset, as the client says it, of the stream that there is now.
-    pub(super) fn begin_anew(&mut self, offset: &Arc<str>) {
-        let life = self.route.edge.lives.of(&self.subject.key);
+    /// Begins at this offset, as the client says it, of the stream that there is now, with what the
+    /// origin, or the cache, has behind it.
+    pub(super) async fn begin_anew(&mut self, offset: &Arc<str>) -> Result<Answer, ServeError> {
+        let life = self.route.edge.lives.of(&self.subject);
         self.incarnation = Incarnation::new(life, None);
+        self.subscription = None;
         self.at = offset.clone();
         self.is_named = false;
+        let answer = self.catch_up().await?;
+        self.content_type = answer.content_type();
+        self.kind = Kind::of(&self.content_type);
+        Ok(answer)
     }
 
     /// The entity tag of what the subscription has.

@@ -223,25 +223,27 @@ impl Route {
         status: StatusCode,
         headers: &HeaderMap,
     ) {
-        let identity = identity(headers);
-        if identity.is_some_and(|identity| self.is_replaced(subject, identity)) {
+        if let Some(identity) = identity(headers)
+            && self.edge.identities.learn(&subject.key, identity) == Learned::Replaced
+        {
             self.forget(subject).await;
             return;
         }
         let trimmed = headers.contains_key(names::STREAM_EARLIEST_OFFSET);
         let gone = status == StatusCode::GONE && !trimmed;
         if status == StatusCode::NOT_FOUND || (gone && from_known) {
-            // Perhaps for those who ask like this alone: others find out by themselves.
-            self.edge.subscriptions.end_for(subject);
+            self.end_for(subject);
         }
         if status == StatusCode::NOT_FOUND || gone {
             self.forget_answers(subject).await;
         }
     }
 
-    /// Whether this identity of a stream says that another was at its path before.
-    pub(super) fn is_replaced(&self, subject: &Subject, identity: &str) -> bool {
-        self.edge.identities.learn(&subject.key, identity) == Learned::Replaced
+    /// A stream is gone for those who ask like this, and perhaps for them alone: others find out by
+    /// themselves.
+    pub(super) fn end_for(&self, subject: &Subject) {
+        self.edge.lives.end_for(subject);
+        self.edge.subscriptions.end_for(subject);
     }
 
     /// Forgets all of a stream that is another one.
@@ -299,7 +301,8 @@ impl Route {
             self.purge(home, path).await;
         } else if !reads && head.status.is_success() {
             let next = head.headers.get(names::STREAM_NEXT_OFFSET);
-            let closed = head.headers.contains_key(names::STREAM_CLOSED);
+            let closed = head.headers.get(names::STREAM_CLOSED);
+            let closed = closed.is_some_and(|said| said.as_bytes().eq_ignore_ascii_case(b"true"));
             if let Some(next) = next.and_then(|next| next.to_str().ok()) {
                 self.edge.subscriptions.written(&stream, next, closed);
             }

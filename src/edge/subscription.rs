@@ -29,6 +29,8 @@ pub(super) struct Subscription {
     encoded: Mutex<Option<(EncodedKey, Bytes)>>,
     readers: AtomicUsize,
     left: Notify,
+    /// Told when `behind_since` is set.
+    fell_behind: Notify,
     last_left: Mutex<Instant>,
     /// Cancelled when the stream is gone.
     gone: CancellationToken,
@@ -138,6 +140,7 @@ impl Subscription {
             encoded: Mutex::default(),
             readers: AtomicUsize::new(0),
             left: Notify::new(),
+            fell_behind: Notify::new(),
             last_left: Mutex::new(Instant::now()),
             gone: CancellationToken::new(),
             number: rand::random(),
@@ -270,10 +273,11 @@ impl Subscription {
                 return Ok(());
             }
             if *news.next < **state.ring.tail() {
-                let since = *state.behind_since.get_or_insert_with(Instant::now);
-                if news.body.is_some() || since.elapsed() > BEHIND_MAX {
+                if news.body.is_some() || news.closed.is_some() {
                     return Err(Replaced);
                 }
+                state.behind_since.get_or_insert_with(Instant::now);
+                self.fell_behind.notify_one();
                 return Ok(());
             }
             // What comes after it was behind begins at a place that is not known.
@@ -298,6 +302,19 @@ impl Subscription {
         }
         self.moved.notify_waiters();
         Ok(())
+    }
+
+    /// Returns once the origin has been saying for too long that the stream ends before what it said
+    /// earlier.
+    pub(super) async fn stays_behind(&self) {
+        loop {
+            let since = self.state.lock().behind_since;
+            match since.map(|since| since + BEHIND_MAX) {
+                Some(until) if until <= Instant::now() => return,
+                Some(until) => tokio::time::sleep_until(until.into()).await,
+                None => self.fell_behind.notified().await,
+            }
+        }
     }
 
     /// The stream is gone: its readers end.

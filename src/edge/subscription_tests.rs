@@ -1,30 +1,11 @@
 //! What readers see of a stream that is followed.
 
 use super::*;
-use crate::edge::asked::{Variant, stream_key};
-use crate::edge::cache::Scope;
 use crate::edge::identities::identity;
-use crate::upstream::ClientFacts;
 use http::{HeaderMap, header};
-use pingora::http::RequestHeader;
 
 fn subscription(content_type: &str, at: &str) -> Arc<Subscription> {
-    let subject = Subject {
-        home: 0,
-        key: stream_key("http://a", "", "/s"),
-        stream: "/s".into(),
-        variant: Variant {
-            route: "".into(),
-            path: "/s".into(),
-            parameters: "".into(),
-        },
-        scope: Scope::Anonymous,
-        head: Arc::new(RequestHeader::build("GET", b"/s", None).unwrap()),
-        client: ClientFacts {
-            address: None,
-            encrypted: false,
-        },
-    };
+    let subject = Subject::of_test("/s", "");
     let hot = HotBytes::new(1 << 20);
     Arc::new(Subscription::new(
         subject,
@@ -189,12 +170,12 @@ fn tags_say_of_which_stream_they_are() {
         subscription("text/plain", "0"),
         subscription("text/plain", "0"),
     );
-    assert!(one.identify("d:7") && other.identify("d:8"));
+    assert!(one.identify("0a1b2c3d:7") && other.identify("0a1b2c3d:8"));
     assert_eq!(
         (&*tag(&one), &*tag(&other)),
-        ("\"d:7:0:1:t\"", "\"d:8:0:1:t\"")
+        ("\"0a1b2c3d:7:0:1:t\"", "\"0a1b2c3d:8:0:1:t\"")
     );
-    assert!(one.identify("d:7") && !one.identify("d:8"));
+    assert!(one.identify("0a1b2c3d:7") && !one.identify("0a1b2c3d:8"));
     let unnamed = [
         subscription("text/plain", "0"),
         subscription("text/plain", "0"),

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::asked::{Subject, Variant};
-use super::cache::Scope;
+use super::asked::{Subject, Who};
 use super::follow;
 use super::route::Route;
 use super::subscription::{Lease, Status, Subscription};
@@ -21,7 +20,7 @@ pub(super) struct Subscriptions {
 }
 
 /// The subscriptions to one stream.
-type OfStream = HashMap<(Variant, Scope), Arc<Subscription>>;
+type OfStream = HashMap<Who, Arc<Subscription>>;
 
 #[derive(Default)]
 struct Streams {
@@ -40,14 +39,9 @@ pub(super) struct Figures {
     pub(super) behind: Duration,
 }
 
-/// What tells a subscription to a stream from others to it.
-fn who(subject: &Subject) -> (Variant, Scope) {
-    (subject.variant.clone(), subject.scope)
-}
-
 impl Streams {
     fn find(&self, subject: &Subject) -> Option<Lease> {
-        let found = self.by_stream.get(&subject.key)?.get(&who(subject))?;
+        let found = self.by_stream.get(&subject.key)?.get(&subject.who())?;
         let over = matches!(found.status(), Status::Gone | Status::Closed(_));
         (!over).then(|| found.enter())
     }
@@ -84,7 +78,7 @@ impl Subscriptions {
         let begun = Arc::new(begin());
         let lease = begun.enter();
         let all = streams.by_stream.entry(subject.key.clone()).or_default();
-        let who = who(subject);
+        let who = subject.who();
         if all.insert(who, begun.clone()).is_none() {
             streams.count += 1;
         }
@@ -108,7 +102,7 @@ impl Subscriptions {
         condition: impl Fn(&Subscription) -> bool,
     ) -> bool {
         let subject = &subscription.subject;
-        let (stream, who) = (&subject.key, who(subject));
+        let (stream, who) = (&subject.key, subject.who());
         let mut streams = self.streams.lock();
         // Under the lock, as nobody enters without it.
         if !condition(subscription) {
@@ -145,7 +139,7 @@ impl Subscriptions {
     pub(super) fn end_for(&self, subject: &Subject) {
         let streams = self.streams.lock();
         let all = streams.by_stream.get(&subject.key);
-        if let Some(subscription) = all.and_then(|all| all.get(&who(subject))) {
+        if let Some(subscription) = all.and_then(|all| all.get(&subject.who())) {
             subscription.set_gone();
         }
     }

@@ -125,7 +125,7 @@ fn collect_names(schema: &serde_json::Value, names: &mut BTreeSet<String>) {
     );
     match schema {
         serde_json::Value::Object(parts) => {
-            parts.values().for_each(|part| collect_names(part, names))
+            parts.values().for_each(|part| collect_names(part, names));
         }
         serde_json::Value::Array(parts) => parts.iter().for_each(|part| collect_names(part, names)),
         _ => {}

@@ -77,7 +77,11 @@ fn first_of_two(edge: &Server, stream: &str, origin: &Upstream) -> EventStream {
 #[test]
 fn whoever_catches_up_ends_where_the_answers_are_of_another_stream() {
     let gate = Gate::default();
-    let origin = of_two_answers(&gate, "etag: \"d:1:0:1\"\r\n", "etag: \"d:2:1:2\"\r\n");
+    let origin = of_two_answers(
+        &gate,
+        "etag: \"0a1b2c3d:1:0:1\"\r\n",
+        "etag: \"0a1b2c3d:2:1:2\"\r\n",
+    );
     let edge = edge(&[origin.url()], "");
     let mut events = first_of_two(&edge, &unique("tagged"), &origin);
     gate.open();
@@ -99,8 +103,8 @@ fn whoever_catches_up_ends_where_the_stream_is_deleted() {
 #[test]
 fn what_was_kept_before_a_restart_is_not_gone_on_with_by_another_stream() {
     let gate = Gate::default();
-    let kept = "etag: \"d:1:0:1\"\r\ncache-control: public, max-age=1000\r\n";
-    let origin = of_two_answers(&gate, kept, "etag: \"d:2:1:2\"\r\n");
+    let kept = "etag: \"0a1b2c3d:1:0:1\"\r\ncache-control: public, max-age=1000\r\n";
+    let origin = of_two_answers(&gate, kept, "etag: \"0a1b2c3d:2:1:2\"\r\n");
     let mut edge = edge(&[origin.url()], "");
     let stream = unique("kept");
     edge.call("GET", &format!("{stream}?offset=-1"), &[], b"");
@@ -231,7 +235,7 @@ fn by_host(gate: &Gate) -> Upstream {
     Upstream::start(move |call, peer| {
         let host = call.header("host").unwrap_or_default();
         let is_first = host.eq_ignore_ascii_case("a.test");
-        let identity = if is_first { "d:1" } else { "d:2" };
+        let identity = if is_first { "0a1b2c3d:1" } else { "0a1b2c3d:2" };
         if parameter(call, "live") == Some("sse") {
             let head = format!(
                 "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nstream-id: {identity}\r\n\

@@ -13,6 +13,7 @@ mod edge;
 mod edge_incarnations;
 mod edge_live;
 mod edge_origins;
+mod edge_origins_odd;
 mod edge_purge;
 mod edge_sharing;
 mod edge_subscription;

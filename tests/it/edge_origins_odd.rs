@@ -1,0 +1,239 @@
+//! Origins that say little, or say it late: an edge makes the best of it, and no reader hangs.
+
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::common::http::EventStream;
+use crate::common::{Server, Setup, unique, wait_until};
+use crate::edge::{edge, edge_with, figure, url};
+use crate::edge_incarnations::{Gate, answer, parameter};
+use crate::reverse_proxy_upstream::{Call, Peer, Upstream};
+
+/// The heads of events, and the first of them: the stream ends here.
+fn begin_events(peer: &mut Peer, headers: &str, at: &str, closed: bool) -> io::Result<()> {
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n{headers}\
+         stream-sse-data-encoding: base64\r\ntransfer-encoding: chunked\r\n\r\n"
+    );
+    peer.send(head.as_bytes())?;
+    let end = if closed { "streamClosed" } else { "upToDate" };
+    let control =
+        format!("event: control\ndata:{{\"streamNextOffset\":\"{at}\",\"{end}\":true}}\n\n");
+    peer.chunk(control.as_bytes())
+}
+
+/// `two`, up to this offset.
+fn event_of_two(peer: &mut Peer, next: &str) -> io::Result<()> {
+    let control =
+        format!("event: control\ndata:{{\"streamNextOffset\":\"{next}\",\"upToDate\":true}}\n\n");
+    peer.chunk(format!("event: data\ndata:dHdv\n\n{control}").as_bytes())
+}
+
+/// Nothing more comes on this connection, until the edge or the test ends it.
+fn say_nothing(peer: &mut Peer) -> io::Result<()> {
+    peer.read_some()?;
+    Err(io::ErrorKind::ConnectionAborted.into())
+}
+
+fn is_live(call: &Call, mode: &str) -> bool {
+    parameter(call, "live") == Some(mode)
+}
+
+/// Opens events, and waits until the edge follows the stream for so many readers.
+fn follow(edge: &Server, stream: &str, from: &str, readers: u64) -> EventStream {
+    let target = format!("{stream}?offset={from}&live=sse");
+    let events = EventStream::open(edge.address(), &target).unwrap();
+    wait_until("it is followed", || {
+        figure(edge, "headwater_followed_stream_readers") == readers
+            && figure(edge, "headwater_unfollowed_streams") == 0
+    });
+    events
+}
+
+/// An origin before which a cache still has an answer of the stream that was there before.
+fn behind_an_old_answer(gate: &Gate) -> Upstream {
+    let gate = gate.clone();
+    Upstream::start(move |call, peer| {
+        let new = "etag: \"0a1b2c3d:2:3:3:t\"\r\nstream-up-to-date: true\r\n";
+        if is_live(call, "sse") {
+            begin_events(peer, "stream-id: 0a1b2c3d:2\r\n", "0003", false)?;
+            gate.wait();
+            event_of_two(peer, "0006")?;
+            return say_nothing(peer);
+        }
+        match parameter(call, "offset") {
+            Some("-1") => answer(
+                peer,
+                "0003",
+                "etag: \"0a1b2c3d:1:0:3:c\"\r\nstream-closed: true\r\n",
+                "old",
+            ),
+            _ => answer(peer, "0003", new, ""),
+        }
+    })
+}
+
+#[test]
+fn an_old_answer_does_not_end_the_readers_of_a_new_stream() {
+    let gate = Gate::default();
+    let origin = behind_an_old_answer(&gate);
+    let edge = edge(&[origin.url()], "");
+    let stream = unique("old");
+    let mut events = follow(&edge, &stream, "0003", 1);
+    assert_eq!(
+        events.next_batch().unwrap().unwrap().1["streamNextOffset"],
+        "0003"
+    );
+    for _ in 0..3 {
+        assert_eq!(
+            edge.call("GET", &format!("{stream}?offset=-1"), &[], b"")
+                .body,
+            b"old"
+        );
+        edge.call("GET", &format!("{stream}?offset=0003"), &[], b"");
+    }
+    gate.open();
+    assert_eq!(events.next_batch().unwrap().unwrap().0, "two");
+}
+
+/// An origin that names no streams. Its stream ends at 0100; once the gate is open the connection to
+/// it ends, and another stream is there, which ends at 0010 and brings nothing.
+fn made_anew_and_shorter(gate: &Gate, closed: bool) -> Upstream {
+    let gate = gate.clone();
+    Upstream::start(move |call, peer| {
+        let at = if gate.is_open() { "0010" } else { "0100" };
+        if is_live(call, "sse") {
+            begin_events(peer, "", at, closed && gate.is_open())?;
+            if gate.is_open() {
+                return say_nothing(peer);
+            }
+            gate.wait();
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        answer(peer, at, "stream-up-to-date: true\r\n", "")
+    })
+}
+
+#[test]
+fn readers_end_where_a_stream_has_become_shorter() {
+    for closed in [false, true] {
+        let gate = Gate::default();
+        let origin = made_anew_and_shorter(&gate, closed);
+        let edge = edge(&[origin.url()], "");
+        let stream = unique("shorter");
+        let mut events = follow(&edge, &stream, "now", 1);
+        assert_eq!(
+            events.next_batch().unwrap().unwrap().1["streamNextOffset"],
+            "0100"
+        );
+        gate.open();
+        assert!(events.next_batch().unwrap().is_none(), "closed: {closed}");
+        let mut new =
+            EventStream::open(edge.address(), &format!("{stream}?offset=now&live=sse")).unwrap();
+        assert_eq!(
+            new.next_batch().unwrap().unwrap().1["streamNextOffset"],
+            "0010"
+        );
+    }
+}
+
+#[test]
+fn an_origin_that_refuses_events_is_asked_by_long_polls() {
+    for status in [
+        "400 Bad Request",
+        "406 Not Acceptable",
+        "501 Not Implemented",
+    ] {
+        let gate = Gate::default();
+        let origin = {
+            let gate = gate.clone();
+            Upstream::start(move |call, peer| {
+                if is_live(call, "sse") {
+                    let refused = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+                    return peer.send(refused.as_bytes());
+                }
+                if is_live(call, "long-poll") {
+                    gate.wait();
+                    return answer(peer, "0006", "stream-closed: true\r\n", "two");
+                }
+                answer(peer, "0003", "stream-up-to-date: true\r\n", "")
+            })
+        };
+        let edge = edge(&[origin.url()], "");
+        let stream = unique("refused");
+        let mut events = follow(&edge, &stream, "0003", 1);
+        assert_eq!(
+            events.next_batch().unwrap().unwrap().1["streamNextOffset"],
+            "0003"
+        );
+        gate.open();
+        assert_eq!(events.next_batch().unwrap().unwrap().0, "two", "{status}");
+    }
+}
+
+#[test]
+fn heads_that_do_not_come_keep_no_other_stream_waiting() {
+    let gate = Gate::default();
+    let hanging = AtomicUsize::new(0);
+    let origin = {
+        let gate = gate.clone();
+        Upstream::start(move |call, peer| {
+            if !is_live(call, "sse") {
+                return answer(peer, "0003", "stream-up-to-date: true\r\n", "");
+            }
+            if call.target.contains("hanging") {
+                hanging.fetch_add(1, Ordering::Relaxed);
+                gate.wait();
+            }
+            begin_events(peer, "", "0003", false)?;
+            event_of_two(peer, "0006")?;
+            say_nothing(peer)
+        })
+    };
+    let edge = edge(&[origin.url()], "");
+    let open = |name: &str| {
+        let target = format!("{}?offset=0003&live=sse", unique(name));
+        EventStream::open(edge.address(), &target).unwrap()
+    };
+    let hung: Vec<_> = (0..20).map(|_| open("hanging")).collect();
+    wait_until("they hang", || {
+        let calls = origin.calls();
+        calls.iter().filter(|call| is_live(call, "sse")).count() >= 16
+    });
+    let mut events = open("healthy");
+    assert_eq!(
+        events.next_batch().unwrap().unwrap().1["streamNextOffset"],
+        "0003"
+    );
+    assert_eq!(events.next_batch().unwrap().unwrap().0, "two");
+    gate.open();
+    for mut events in hung {
+        while events.next_batch().unwrap().unwrap().0 != "two" {}
+    }
+}
+
+#[test]
+fn a_poll_gets_what_a_stream_of_another_kind_has() {
+    let origin = Setup::quick().start();
+    let setup = Setup {
+        streams: vec!["long_poll_timeout = \"1h\"".to_owned()],
+        ..Setup::quick()
+    };
+    let edge = edge_with(&[&url(&origin)], "", setup);
+    let stream = unique("kinds");
+    origin.create(&stream, "application/json", b"");
+    let mut poll = edge.connect();
+    let target = format!("{stream}?offset=-1&live=long-poll");
+    poll.send_request("GET", &target, &[], b"").unwrap();
+    wait_until("it is followed", || {
+        figure(&edge, "headwater_followed_stream_readers") == 1
+            && figure(&edge, "headwater_unfollowed_streams") == 0
+    });
+    origin.call("DELETE", &stream, &[], b"");
+    let polled = poll.response().unwrap();
+    // Where the new stream was made in between, this is what it has; else there is none yet.
+    assert_eq!(polled.status, 404, "{polled:?}");
+    origin.create(&stream, "text/plain", b"hi");
+    let polled = edge.call("GET", &target, &[], b"");
+    assert_eq!((polled.status, &*polled.body), (200, &b"hi"[..]));
+}
