@@ -120,15 +120,22 @@ impl Bodies {
     }
 
     async fn next(&self, session: &mut ServerSession) -> Result<Option<Bytes>, ServeError> {
-        session
-            .read_request_body()
-            .await
-            .map_err(|error| match error.etype() {
-                ErrorType::ReadTimedout => ServeError::BodyTimeout {
-                    seconds: self.timeout.as_secs(),
-                },
-                _ => ServeError::BodyBroken,
-            })
+        let late = ServeError::BodyTimeout {
+            seconds: self.timeout.as_secs(),
+        };
+        let read = if session.is_http2() {
+            // Pingora's own timeout is one of HTTP/1 alone.
+            match timeout(self.timeout, session.read_request_body()).await {
+                Ok(read) => read,
+                Err(_) => return Err(late),
+            }
+        } else {
+            session.read_request_body().await
+        };
+        read.map_err(|error| match error.etype() {
+            ErrorType::ReadTimedout => late,
+            _ => ServeError::BodyBroken,
+        })
     }
 
     async fn reserve(&self, permits: u64) -> Result<OwnedSemaphorePermit, ServeError> {
@@ -164,7 +171,12 @@ impl Bodies {
             return;
         }
         session.set_read_timeout(Some(self.timeout));
-        let _ = timeout(DRAIN_TIME_MAX, session.drain_request_body()).await;
+        let time_max = if session.is_http2() {
+            self.timeout.min(DRAIN_TIME_MAX)
+        } else {
+            DRAIN_TIME_MAX
+        };
+        let _ = timeout(time_max, session.drain_request_body()).await;
     }
 }
 

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::BytesMut;
 use http::Method;
 use pingora::ErrorType;
-use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
+use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 /// How connections are kept.
 pub(super) struct Keeping {
@@ -158,28 +159,54 @@ impl Gateway {
             }
         }
     }
+
+    /// Serves the requests of an HTTP/2 connection, side by side. One that brings none in the time
+    /// for a head, or until the server stops, is dropped: Pingora lets a client begin when it likes.
+    pub(super) async fn serve_http2(self: Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) {
+        let begun = CancellationToken::new();
+        let connection = Arc::new(Http2 {
+            begun: begun.clone(),
+            gateway: self.clone(),
+        });
+        let mut served = connection.process_new(stream, shutdown);
+        let begins = timeout(self.keeping.head_timeout, begun.cancelled());
+        tokio::select! {
+            _ = &mut served => return,
+            _ = self.server.draining.run_until_cancelled(begins) => {}
+        }
+        if begun.is_cancelled() {
+            served.await;
+        }
+    }
+}
+
+/// An HTTP/2 connection.
+struct Http2 {
+    gateway: Arc<Gateway>,
+    /// Cancelled when it has brought a request.
+    begun: CancellationToken,
 }
 
 #[async_trait]
-impl HttpServerApp for Gateway {
-    /// Answers one request of an HTTP/2 connection.
+impl HttpServerApp for Http2 {
     async fn process_new_http(
         self: &Arc<Self>,
         session: ServerSession,
         _: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
-        match self.process(Box::new(session)).await {
+        self.begun.cancel();
+        match self.gateway.process(Box::new(session)).await {
             Next::Returned(reused) => Some(reused),
             Next::End | Next::Request(..) | Next::Rest(..) => None,
         }
     }
 
     fn h2_options(&self) -> Option<H2Options> {
-        Some(self.keeping.h2.clone())
+        Some(self.gateway.keeping.h2.clone())
     }
 
     fn server_options(&self) -> Option<&HttpServerOptions> {
-        Some(&self.keeping.options)
+        Some(&self.gateway.keeping.options)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Listeners: one Pingora service for each address, with what all its sites serve.
 
+use super::body::Bodies;
 use super::connection::Open;
 use super::routes::{self, Building, Routes};
 use super::session::Gateway;
@@ -63,11 +64,13 @@ pub fn services(
     let sites = routes::sites(config, &building)?;
     let addresses: BTreeSet<&Listen> = config.site.iter().flat_map(|site| &site.listen).collect();
     let open = Arc::new(Semaphore::new(config.limits.connections_max));
+    let bodies = Arc::new(Bodies::new(&config.limits));
     addresses
         .into_iter()
         .map(|address| {
             let routes = Routes::of_listener(&sites, address);
-            let gateway = Gateway::new(server.clone(), recorder.clone(), routes, &config.limits);
+            let (server, recorder) = (server.clone(), recorder.clone());
+            let gateway = Gateway::new(server, recorder, routes, bodies.clone(), &config.limits);
             service(config, address, gateway, &open)
         })
         .collect()
@@ -166,7 +169,7 @@ impl ServerApp for Connections {
         let (gateway, shutdown) = (self.gateway.clone(), shutdown.clone());
         tokio::spawn(async move {
             if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
-                gateway.process_new(stream, &shutdown).await;
+                gateway.serve_http2(stream, &shutdown).await;
                 drop(open);
             } else {
                 gateway.serve_http1(stream, BytesMut::new(), open).await;

@@ -33,7 +33,7 @@ pub struct Gateway {
     pub(super) server: Arc<Server>,
     pub(super) recorder: Arc<Recorder>,
     routes: Routes,
-    pub(super) bodies: Bodies,
+    pub(super) bodies: Arc<Bodies>,
     path_bytes_max: usize,
     header_bytes_max: usize,
     pub(super) write_timeout: Duration,
@@ -93,14 +93,15 @@ pub(super) enum Answer {
 }
 
 impl Gateway {
-    pub fn new(
+    pub(super) fn new(
         server: Arc<Server>,
         recorder: Arc<Recorder>,
         routes: Routes,
+        bodies: Arc<Bodies>,
         limits: &Limits,
     ) -> Self {
         Self {
-            bodies: Bodies::new(limits),
+            bodies,
             keeping: Keeping::new(limits),
             crowds: Crowds::default(),
             server,
@@ -147,7 +148,13 @@ impl Gateway {
             Ok(Answer::Forward(forwarder)) => return Ok(Handled::Forward(forwarder)),
             Ok(Answer::Nobody) => Sent::client_left(),
             Err(error) => {
-                Box::pin(self.bodies.drain(session)).await;
+                let is_over = matches!(
+                    error,
+                    ServeError::BodyTimeout { .. } | ServeError::BodyBroken
+                );
+                if !is_over {
+                    Box::pin(self.bodies.drain(session)).await;
+                }
                 let reply = self.refuse(error, route.as_deref());
                 self.respond(session, reply, &asked).await
             }

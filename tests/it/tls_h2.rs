@@ -3,7 +3,7 @@
 //! and Unix sockets.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
@@ -11,6 +11,7 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use tempfile::TempDir;
 
 use crate::common::{Server, Setup, unique, wait_until};
+use crate::edge::figure;
 
 const HOSTS: [&str; 2] = ["one.test", "two.test"];
 
@@ -443,6 +444,64 @@ fn plain_http_on_the_tls_port_does_no_harm() {
     }
     let answer = Answer::of(&mut tls.curl(HOSTS[0], &unique("nothing")));
     assert_eq!(answer.status, 404);
+}
+
+#[test]
+fn a_body_that_stalls_is_given_up() {
+    let tls = TlsServer::start(Setup {
+        limits: "body_timeout = \"1s\"".to_owned(),
+        ..Setup::quick()
+    });
+    let target = unique("h2-stalled");
+    let text = ["--header", "content-type: text/plain"];
+    tls.h2(&target, &[&["--request", "PUT"], &text[..]].concat());
+    let mut curl = tls.curl(HOSTS[0], &target);
+    // What is given to `.` is sent as it comes, and answers are read meanwhile.
+    curl.args(["--http2", "--request", "POST", "--upload-file", "."]);
+    let mut curl = curl
+        .args(text)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("curl");
+    let mut body = curl.stdin.take().expect("a pipe");
+    body.write_all(b"abc").unwrap();
+    // Some versions of curl look at the answer only when they have something to send.
+    wait_until("it is answered", || {
+        let metrics = String::from_utf8(tls.server.admin("/metrics").body).unwrap();
+        metrics
+            .lines()
+            .any(|line| line.contains("status=\"408\"") && line.ends_with(" 1"))
+    });
+    drop(body);
+    let output = curl.wait_with_output().expect("curl");
+    let answer = Answer::parse(&output.stdout);
+    assert_eq!((answer.status, &*answer.version), (408, "2"));
+    assert!(tls.h2(&target, &[]).body.is_empty());
+}
+
+#[test]
+fn a_client_that_never_begins_is_let_go() {
+    let tls = TlsServer::start(Setup {
+        limits: "idle_timeout = \"1s\"\nbody_timeout = \"1s\"".to_owned(),
+        ..Setup::quick()
+    });
+    let address = tls.server.address().to_string();
+    let mut silent = Command::new("openssl")
+        .args(["s_client", "-quiet", "-alpn", "h2", "-connect", &address])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("openssl");
+    let open = || figure(&tls.server, "headwater_open_connections");
+    wait_until("it is there", || open() == 1);
+    wait_until("it is let go", || {
+        silent.try_wait().expect("openssl").is_some()
+    });
+    assert_eq!(open(), 0);
+    // Others are served as long as they like.
+    assert_eq!(tls.h2(&unique("none"), &[]).status, 404);
 }
 
 #[test]
