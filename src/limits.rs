@@ -39,7 +39,9 @@ pub struct Limits {
     #[schemars(range(min = 1))]
     pub producers_per_stream_max: usize,
 
-    /// The most client connections at one time. Further ones are closed at once.
+    /// The most client connections at one time. Further ones are closed at once. Where the limit of
+    /// open files (`ulimit -n`) does not allow as many, there are fewer, and a warning at the start
+    /// says how many.
     #[schemars(range(min = 1))]
     pub connections_max: usize,
 

@@ -5,6 +5,7 @@
 
 use crate::clock::SystemClock;
 use crate::config::Config;
+use crate::descriptors::{self, TooFewFiles};
 use crate::edge::Edge;
 use crate::edge::cache::{Cache, OpenError};
 use crate::gateway::{self, Connections, Sockets};
@@ -36,6 +37,8 @@ use tokio_util::sync::CancellationToken;
 pub enum RunError {
     #[error(transparent)]
     Logs(#[from] logs::LogError),
+    #[error(transparent)]
+    Files(#[from] TooFewFiles),
     #[error("the database in {dir} does not open: {source}")]
     Database {
         dir: String,
@@ -60,9 +63,10 @@ pub enum RunError {
 }
 
 /// Runs a server until SIGTERM or SIGINT, and stops it cleanly.
-pub fn run(config: Config) -> Result<(), RunError> {
+pub fn run(mut config: Config) -> Result<(), RunError> {
     let metrics = Arc::new(Metrics::new());
     let _logs = logs::init(&config.logging, metrics.dropped_log_lines.clone())?;
+    config.limits.connections_max = descriptors::connections_max(&config)?;
     let runtime = runtime(config.threads)?;
     let timeout = config.shutdown_timeout;
     let outcome = runtime.block_on(run_on(config, metrics));

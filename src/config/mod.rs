@@ -122,6 +122,12 @@ impl Config {
             |route| matches!(&route.kind, RouteKind::Streams(streams) if streams.origin.is_some()),
         )
     }
+
+    /// Whether there is a route on which each request is one to an upstream as well.
+    pub fn has_upstreams(&self) -> bool {
+        let mut routes = self.site.iter().flat_map(|site| &site.route);
+        routes.any(|route| !matches!(route.kind, RouteKind::Streams(_)))
+    }
 }
 
 /// How the log keeps streams on disk and in memory.

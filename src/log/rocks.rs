@@ -22,7 +22,7 @@ const BLOCK_BYTES: usize = 16 * 1024;
 const METADATA_BLOCK_BYTES: usize = 4 * 1024;
 const BLOOM_BITS: f64 = 10.0;
 /// Files that the store holds open at most, however many streams there are.
-const OPEN_FILES_MAX: i32 = 256;
+pub const OPEN_FILES_MAX: i32 = 256;
 const ARENA_BLOCK_BYTES: usize = 128 * 1024;
 const SST_BYTES: &str = "rocksdb.total-sst-files-size";
 const BLOB_GC: &str = "enable_blob_garbage_collection";

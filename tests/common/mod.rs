@@ -37,6 +37,8 @@ pub(crate) struct Setup {
     /// Settings of the streams route, such as `sse_recycle = "2s"`.
     pub(crate) streams: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
+    /// The limit of open files, soft and hard.
+    pub(crate) open_files: Option<u32>,
 }
 
 impl Default for Setup {
@@ -50,6 +52,7 @@ impl Default for Setup {
             site: String::new(),
             streams: vec![r#"long_poll_timeout = "500ms""#.to_owned()],
             env: Vec::new(),
+            open_files: None,
         }
     }
 }
@@ -126,6 +129,19 @@ streams = {{ {streams} }}
     }
 }
 
+/// The program, with a limit of open files. A shell sets it before it becomes the program.
+pub(crate) fn headwater(open_files: Option<u32>) -> Command {
+    let program = env!("CARGO_BIN_EXE_headwater");
+    let Some(open_files) = open_files else {
+        return Command::new(program);
+    };
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "ulimit -n \"$0\" && exec \"$@\""])
+        .args([&open_files.to_string(), program]);
+    command
+}
+
 /// A running server, killed when it is dropped.
 pub(crate) struct Server {
     setup: Setup,
@@ -180,7 +196,7 @@ impl Server {
             .append(true)
             .open(self.log_path())
             .expect("open the log");
-        let process = Command::new(env!("CARGO_BIN_EXE_headwater"))
+        let process = headwater(self.setup.open_files)
             .args(["run", "--config"])
             .arg(&config)
             .current_dir(self.dir.path())

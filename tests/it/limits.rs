@@ -2,7 +2,8 @@
 //! clear answer, and the others are served as before.
 
 use crate::common::http::{Connection, EventStream};
-use crate::common::{Noise, Server, Setup, assert_problem, unique, wait_until};
+use crate::common::{Noise, Server, Setup, assert_problem, headwater, unique, wait_until};
+use std::process::Stdio;
 
 const TEXT: (&str, &str) = ("content-type", "text/plain");
 const BINARY: (&str, &str) = ("content-type", "application/octet-stream");
@@ -99,6 +100,67 @@ fn the_number_of_connections() {
         metrics.contains("headwater_open_connections 0\n")
     });
     server.assert_healthy();
+}
+
+/// Idle clients leave the store the files that it needs to go on.
+#[test]
+fn the_number_of_open_files() {
+    const OPEN_FILES: u32 = 544;
+    const APPENDS: usize = 2_000;
+    let mut server = Setup {
+        open_files: Some(OPEN_FILES),
+        limits: "idle_timeout = \"1h\"".to_owned(),
+        // Each MiB takes new files.
+        log: "memtable_bytes = \"1MiB\"".to_owned(),
+        ..Setup::quick()
+    }
+    .start();
+    assert!(server.said().contains("LimitNOFILE"), "{}", server.said());
+    let target = unique("files");
+    server.create(&target, BINARY.1, b"");
+    let mut writer = server.connect();
+    let chunk = Noise::bytes(1, 5_000);
+    let mut append = || {
+        let response = writer.call("POST", &target, &[BINARY], &chunk).unwrap();
+        assert_eq!(response.status, 204, "{response:?}");
+    };
+    append();
+    let refused_none = "headwater_refusals_total{reason=\"connections\"} 0\n";
+    let metrics = || String::from_utf8(server.admin("/metrics").body).unwrap();
+    assert!(metrics().contains(refused_none));
+    let idle: Vec<_> = (0..=OPEN_FILES).map(|_| server.connect()).collect();
+    wait_until("there is no more room", || {
+        !metrics().contains(refused_none)
+    });
+    for _ in 1..APPENDS {
+        append();
+    }
+    let works = || {
+        let response = server.connect().call("HEAD", &target, &[], b"");
+        response.is_ok_and(|response| response.status == 200)
+    };
+    assert!(!works(), "the places are taken");
+    drop(idle);
+    wait_until("there is room again", works);
+    assert!(server.read_all(&target) == chunk.repeat(APPENDS));
+    server.assert_healthy();
+}
+
+#[test]
+fn too_few_open_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = headwater(Some(300))
+        .args(["dev", "--listen", "127.0.0.1:0", "--admin", "none"])
+        .current_dir(dir.path())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("300") && said.contains("LimitNOFILE"),
+        "{said}"
+    );
 }
 
 #[test]
