@@ -15,7 +15,7 @@ use crate::observe::admin::{self, CheckpointError, Parts, Readiness};
 use crate::observe::logs;
 use crate::observe::metrics::Metrics;
 use crate::recorder::{RecordError, Recorder};
-use crate::serve::{Bodies, Server};
+use crate::serve::{Bodies, Reads, Server};
 use pingora::server::ListenFds;
 use pingora::services::Service as _;
 use pingora::services::listening::Service;
@@ -176,6 +176,7 @@ fn start_log(
         clock,
         metrics: metrics.clone(),
         bodies: Bodies::new(config.log.bodies_bytes()),
+        reads: Reads::default(),
         producers_max: options.producers_max,
         live_readers: Arc::new(Semaphore::new(config.limits.live_readers_max)),
         draining: CancellationToken::new(),

@@ -9,7 +9,7 @@ use headwater::log::rocks::Rocks;
 use headwater::log::{Log, Options};
 use headwater::observe::metrics::Metrics;
 use headwater::protocol::request::parse;
-use headwater::serve::{Bodies, Body, Reply, Route, Server, Target};
+use headwater::serve::{Bodies, Body, Reads, Reply, Route, Server, Target};
 use headwater::types::StreamPath;
 use http::{HeaderMap, HeaderValue, Method, header};
 use std::sync::Arc;
@@ -69,6 +69,7 @@ impl World {
             clock,
             metrics,
             bodies: Bodies::new(config.bodies_bytes()),
+            reads: Reads::default(),
             producers_max: 100,
             live_readers: Arc::new(Semaphore::new(100)),
             draining: CancellationToken::new(),

@@ -5,6 +5,7 @@ use crate::types::{Position, StreamId};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
 
 /// What makes encoded events the same for two readers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,11 +21,46 @@ pub struct EncodedKey {
 #[derive(Debug, Default)]
 pub(super) struct Fanout {
     readers: AtomicU32,
-    last: Mutex<Option<(EncodedKey, Bytes)>>,
+    last: Mutex<Option<(EncodedKey, Kept)>>,
 }
 
-/// Larger events are encoded for each reader: they would only lie in memory.
+/// Larger events are kept only as long as any reader has them: they would lie in memory for nothing.
 const KEPT_BYTES_MAX: usize = 16 * 1024;
+
+/// Events for readers who come later.
+#[derive(Debug)]
+enum Kept {
+    Whole(Bytes),
+    WhileHeld(Weak<Bytes>),
+}
+
+/// Events that a reader has.
+struct Held(Arc<Bytes>);
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Kept {
+    /// Events as their first reader gets them, and what is kept of them.
+    fn of(events: Bytes) -> (Bytes, Self) {
+        if events.len() <= KEPT_BYTES_MAX {
+            return (events.clone(), Self::Whole(events));
+        }
+        let events = Arc::new(events);
+        let kept = Self::WhileHeld(Arc::downgrade(&events));
+        (Bytes::from_owner(Held(events)), kept)
+    }
+
+    fn get(&self) -> Option<Bytes> {
+        match self {
+            Self::Whole(events) => Some(events.clone()),
+            Self::WhileHeld(events) => Some(Bytes::from_owner(Held(events.upgrade()?))),
+        }
+    }
+}
 
 impl Fanout {
     pub(super) fn enter(&self) {
@@ -47,16 +83,13 @@ impl Fanout {
             return encode();
         }
         let mut last = self.last.lock();
-        match &*last {
-            Some((last, events)) if *last == key => events.clone(),
-            _ => {
-                let events = encode();
-                if events.len() <= KEPT_BYTES_MAX {
-                    *last = Some((key, events.clone()));
-                }
-                events
-            }
+        let same = last.as_ref().filter(|(last, _)| *last == key);
+        if let Some(events) = same.and_then(|(_, kept)| kept.get()) {
+            return events;
         }
+        let (events, kept) = Kept::of(encode());
+        *last = Some((key, kept));
+        events
     }
 }
 
@@ -64,20 +97,22 @@ impl Fanout {
 mod tests {
     use super::*;
 
+    const KEY: EncodedKey = EncodedKey {
+        id: 1,
+        from: 0,
+        to: 9,
+        encoding: Encoding::Text,
+        control: Control {
+            cursor: Some(1),
+            up_to_date: true,
+            closed: false,
+        },
+    };
+
     #[test]
     fn events_are_encoded_once_for_several_readers() {
         let fanout = Fanout::default();
-        let key = EncodedKey {
-            id: 1,
-            from: 0,
-            to: 9,
-            encoding: Encoding::Text,
-            control: Control {
-                cursor: Some(1),
-                up_to_date: true,
-                closed: false,
-            },
-        };
+        let key = KEY;
         let encoded = std::cell::Cell::new(0);
         let get = |key| {
             fanout.get(key, || {
@@ -97,5 +132,24 @@ mod tests {
         assert_eq!(encoded.get(), 4);
         fanout.leave();
         assert!(fanout.last.lock().is_none());
+    }
+
+    #[test]
+    fn larger_events_are_kept_as_long_as_a_reader_has_them() {
+        let fanout = Fanout::default();
+        let encode = || Bytes::from(vec![b'x'; KEPT_BYTES_MAX + 1]);
+        fanout.enter();
+        fanout.enter();
+        let one = fanout.get(KEY, encode);
+        let other = fanout.get(KEY, || panic!("it is there"));
+        assert_eq!((one.as_ptr(), one.len()), (other.as_ptr(), other.len()));
+        let kept = || {
+            let last = fanout.last.lock();
+            last.as_ref().and_then(|(_, kept)| kept.get())
+        };
+        drop(one);
+        assert_eq!(kept(), Some(other));
+        assert_eq!(kept(), None);
+        assert_eq!(fanout.get(KEY, encode), encode());
     }
 }

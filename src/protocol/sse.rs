@@ -9,7 +9,7 @@ use bytes::{BufMut, BytesMut};
 pub const HEARTBEAT: &[u8] = b": heartbeat\n\n";
 
 /// How data events carry bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Encoding {
     /// As text, in which a CR cannot be told from a LF.
     Text,

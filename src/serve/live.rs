@@ -2,9 +2,11 @@
 
 use super::find::Found;
 use super::get::{freshness, meant, position, remaining_ms};
+use super::reads::{Large, Place, Read};
 use super::{Body, Hot, Reply, ServeError, Server, Source, Sse, Target};
 use crate::frame::{self, Frames};
 use crate::hub::{EncodedKey, Run, View};
+use crate::log::kv::KvError;
 use crate::log::{Answer, AnswerBody, Look, ReadError, Stream};
 use crate::observe::access::LiveEnd;
 use crate::observe::metrics::Live;
@@ -146,6 +148,7 @@ impl Server {
             stream,
             cursors: Cursors::new(read.cursor),
             told: false,
+            owed: None,
             closed: false,
         };
         let source = Box::new(source);
@@ -163,6 +166,10 @@ impl Server {
         reply::stream_id(self.log.database_id(), &view.meta)
     }
 }
+
+/// What holds as much is a data event of its own, made once for all who are at the same place, where
+/// that holds up nobody.
+const LARGE_BYTES_MIN: u64 = 64 * 1024;
 
 /// How often a stream must be used so that a sliding lifetime does not end under its reader.
 fn used_every(lifetime: Lifetime) -> Option<Duration> {
@@ -186,6 +193,9 @@ struct LogSource {
     cursors: Cursors,
     /// Whether the reader knows where it is: a control event was sent.
     told: bool,
+    /// The control event of a large data event. It is said next.
+    owed: Option<Box<Bytes>>,
+    /// Nothing follows but what is owed.
     closed: bool,
 }
 
@@ -208,6 +218,9 @@ impl Source for LogSource {
     }
 
     fn hot(&mut self) -> Hot {
+        if let Some(owed) = self.owed.take() {
+            return Hot::Events(*owed);
+        }
         match self.stream.tail().is_quiet(self.id, self.at) {
             Some(true) if self.told => return Hot::Nothing,
             Some(false) => {}
@@ -215,7 +228,7 @@ impl Source for LogSource {
         }
         match self.server.log.look(&self.stream, self.at) {
             Ok(Look::Known(answer)) if answer.view.meta.id == self.id => match &answer.body {
-                AnswerBody::Hot(runs) if !runs.is_empty() => {
+                AnswerBody::Hot(runs) if !runs.is_empty() && !is_large(runs) => {
                     Hot::Events(self.data(&answer.view, runs))
                 }
                 _ => Hot::Unknown,
@@ -243,7 +256,7 @@ impl Source for LogSource {
     }
 
     fn is_closed(&self) -> bool {
-        self.closed
+        self.closed && self.owed.is_none()
     }
 
     fn position(&self) -> String {
@@ -255,18 +268,38 @@ impl LogSource {
     /// What there is to say now: data with its control event, the closing, or at first where the
     /// tail is.
     async fn read(&mut self) -> Result<Option<Bytes>, ReadError> {
-        let answer = self.server.log.answer(&self.stream, self.at).await?;
-        if answer.view.meta.id != self.id {
+        let (view, body) = match self.server.log.look(&self.stream, self.at)? {
+            Look::Known(answer) => (answer.view, Some(answer.body)),
+            Look::Stored(view) => (view, None),
+        };
+        if view.meta.id != self.id {
             return Err(ReadError::Gone);
         }
-        if answer.from == answer.to {
-            return Ok(self.control(&answer.view));
+        match body {
+            Some(AnswerBody::Hot(runs)) if runs.is_empty() => Ok(self.control(&view)),
+            Some(AnswerBody::Hot(runs)) if !is_large(&runs) => Ok(Some(self.data(&view, &runs))),
+            // Boxed: those who never read so need no room for it.
+            _ => Box::pin(self.read_together()).await.map(Some),
         }
-        let runs = match answer.body {
-            AnswerBody::Hot(runs) => runs,
-            AnswerBody::Cold(parts) => vec![self.server.log.piece(&parts, answer.from).await?],
+    }
+
+    /// What is read once for all who are at the same place.
+    async fn read_together(&mut self) -> Result<Bytes, ReadError> {
+        let place = Place {
+            id: self.id,
+            at: self.at,
+            encoding: self.encoding,
         };
-        Ok(Some(self.data(&answer.view, &runs)))
+        let read = read(&self.server, &self.stream, self.kind, place);
+        let read = self.server.reads.get(place, read).await?;
+        // As the stream is now: somebody may have read it a while ago.
+        let view = self.stream.tail().view();
+        let view = view.filter(|view| view.meta.id == self.id);
+        let view = view.ok_or(ReadError::Gone)?;
+        Ok(match read {
+            Read::Small(runs) => self.data(&view, &runs),
+            Read::Large(large) => self.large(&view, large),
+        })
     }
 
     fn data(&mut self, view: &View, runs: &[Run]) -> Bytes {
@@ -292,6 +325,17 @@ impl LogSource {
         events
     }
 
+    fn large(&mut self, view: &View, large: Large) -> Bytes {
+        let control = self.control_at(view, large.to);
+        self.at = large.to;
+        self.told = true;
+        self.closed = control.closed;
+        let control = control_event(&control, large.to, view);
+        self.owed = Some(Box::new(control));
+        self.server.metrics.read.add(large.bytes, large.messages);
+        large.event
+    }
+
     fn control(&mut self, view: &View) -> Option<Bytes> {
         if self.told && !view.closed {
             return None;
@@ -299,11 +343,8 @@ impl LogSource {
         self.told = true;
         self.at = view.tail;
         self.closed = view.closed;
-        let mut out = BytesMut::with_capacity(128);
-        let next = Offset(view.tail).to_text();
         let control = self.control_at(view, view.tail);
-        sse::put_control(&mut out, next.as_str(), &control, view.end.as_deref());
-        Some(out.freeze())
+        Some(control_event(&control, view.tail, view))
     }
 
     fn control_at(&mut self, view: &View, next: Position) -> Control {
@@ -329,15 +370,80 @@ fn measure(runs: &[Run]) -> (u64, u64) {
     each.fold((0, 0), |sum, run| (sum.0 + run.0, sum.1 + run.1))
 }
 
+fn bytes(runs: &[Run]) -> usize {
+    runs.iter().map(|run| run.frames.len()).sum()
+}
+
+fn is_large(runs: &[Run]) -> bool {
+    bytes(runs) as u64 >= LARGE_BYTES_MIN
+}
+
+/// Reads what there is at a place of a stream, and makes an event of it if it is large.
+async fn read(
+    server: &Server,
+    stream: &Arc<Stream>,
+    kind: Kind,
+    place: Place,
+) -> Result<Read, ReadError> {
+    let answer = server.log.answer(stream, place.at).await?;
+    // Who asks knows of something there.
+    if answer.view.meta.id != place.id || answer.from == answer.to {
+        return Err(ReadError::Gone);
+    }
+    let runs = match answer.body {
+        AnswerBody::Hot(runs) => runs,
+        AnswerBody::Cold(parts) => vec![server.log.piece(&parts, answer.from).await?],
+    };
+    if !is_large(&runs) {
+        return Ok(Read::Small(runs));
+    }
+    let encode = move || large(kind, place.encoding, &runs);
+    let large = tokio::task::spawn_blocking(encode).await;
+    let cut_off = || ReadError::Store(KvError("an event was cut off".into()));
+    large.map(Read::Large).map_err(|_| cut_off())
+}
+
+/// A data event alone.
+fn large(kind: Kind, encoding: Encoding, runs: &[Run]) -> Large {
+    let mut out = room(runs);
+    put_data(&mut out, kind, encoding, runs);
+    let (messages, bytes) = measure(runs);
+    Large {
+        event: out.freeze(),
+        to: runs.last().map_or(0, Run::end),
+        messages,
+        bytes,
+    }
+}
+
 /// A data event and its control event, in one piece.
 fn encode(kind: Kind, runs: &[Run], key: &EncodedKey, view: &View) -> Bytes {
-    let bytes: usize = runs.iter().map(|run| run.frames.len()).sum();
-    let mut out = BytesMut::with_capacity(bytes + bytes / 2 + 192);
+    let mut out = room(runs);
+    put_data(&mut out, kind, key.encoding, runs);
+    put_control(&mut out, &key.control, key.to, view);
+    out.freeze()
+}
+
+/// Room for the events of runs.
+fn room(runs: &[Run]) -> BytesMut {
+    let bytes = bytes(runs);
+    BytesMut::with_capacity(bytes + bytes / 2 + 192)
+}
+
+fn put_data(out: &mut BytesMut, kind: Kind, encoding: Encoding, runs: &[Run]) {
     let messages = runs
         .iter()
         .flat_map(|run| Frames::new(&run.frames, 0).map(|frame| &run.frames[frame.payload()]));
-    sse::put_data(&mut out, kind, key.encoding, messages);
-    let next = Offset(key.to).to_text();
-    sse::put_control(&mut out, next.as_str(), &key.control, view.end.as_deref());
+    sse::put_data(out, kind, encoding, messages);
+}
+
+fn put_control(out: &mut BytesMut, control: &Control, next: Position, view: &View) {
+    let next = Offset(next).to_text();
+    sse::put_control(out, next.as_str(), control, view.end.as_deref());
+}
+
+fn control_event(control: &Control, next: Position, view: &View) -> Bytes {
+    let mut out = BytesMut::with_capacity(128);
+    put_control(&mut out, control, next, view);
     out.freeze()
 }

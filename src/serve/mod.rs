@@ -14,6 +14,7 @@ mod head;
 mod live;
 mod post;
 mod put;
+mod reads;
 mod sse;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ pub use bodies::Bodies;
 pub use body::{Body, Broken, Passed, Pieces};
 pub use compress::compress;
 pub use error::ServeError;
+pub use reads::Reads;
 pub use sse::{Hot, LiveReader, Source, Sse};
 
 use crate::clock::Clock;
@@ -45,6 +47,8 @@ pub struct Server {
     pub metrics: Arc<Metrics>,
     /// Bodies of answers that were made before.
     pub bodies: Bodies,
+    /// What live readers are reading from the store.
+    pub reads: Reads,
     /// Most producers of one stream.
     pub producers_max: u32,
     /// A permit for each long-poll and SSE reader.

@@ -4,7 +4,7 @@ mod catch_up;
 mod live;
 mod trimming;
 
-use super::{Bodies, Body, Reply, Route, ServeError, Server, Target};
+use super::{Bodies, Body, Reads, Reply, Route, ServeError, Server, Target};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{LogConfig, Streams};
 use crate::frame;
@@ -135,6 +135,7 @@ impl World {
                 clock,
                 metrics,
                 bodies: Bodies::new(config.bodies_bytes()),
+                reads: Reads::default(),
                 producers_max: 10,
                 live_readers: Arc::new(Semaphore::new(10)),
                 draining: CancellationToken::new(),

@@ -136,3 +136,43 @@ async fn the_cursors_of_a_connection_never_go_backwards() {
     let shared = cursors(&mut other, APPENDS).await;
     assert_eq!(shared, [world.server.cursor(None); APPENDS]);
 }
+
+/// What is read from the ring, and what is only in the store.
+const LARGE: [&[u8]; 2] = [&[b'x'; 100_000], &[b'x'; 300_000]];
+
+#[tokio::test]
+async fn a_large_data_event_is_one_for_all_readers() {
+    let world = World::open();
+    world.create(&[], 0).await;
+    let mut readers = [
+        world.events("offset=-1&live=sse").await,
+        world
+            .events("offset=-1&live=sse&cursor=1099511627776")
+            .await,
+    ];
+    for reader in &mut readers {
+        assert!(reader.next().await.unwrap().starts_with(b"event: control"));
+    }
+    for (append, closed) in LARGE.into_iter().zip(["false", "true"]) {
+        let headers = [TEXT, ("stream-closed", closed)];
+        let appended = world.call(Method::POST, "", &headers, append);
+        appended.await.unwrap();
+        let [one, other] = &mut readers;
+        let data = tokio::join!(one.next(), other.next());
+        let (one, other) = (data.0.unwrap(), data.1.unwrap());
+        assert_eq!((one.as_ptr(), one.len()), (other.as_ptr(), other.len()));
+        let text = one.strip_prefix(b"event: data\ndata:").unwrap();
+        assert!(text.strip_suffix(b"\n\n").unwrap() == append);
+        drop((one, other));
+        assert_eq!(world.server.reads.held(), 0);
+        for reader in &mut readers {
+            let control = reader.next().await.unwrap();
+            assert!(control.starts_with(b"event: control"), "{control:?}");
+            let text = std::str::from_utf8(&control).unwrap();
+            assert_eq!(text.contains("\"streamClosed\":true"), closed == "true");
+        }
+    }
+    for reader in &mut readers {
+        assert!(reader.next().await.is_none());
+    }
+}
