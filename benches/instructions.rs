@@ -49,9 +49,9 @@ fn parse_an_offset(text: String) -> (String, Option<Offset>) {
 
 #[library_benchmark(config = at_most(200_000))]
 #[bench::hundred(steps::array())]
-fn split_json(array: Vec<u8>) -> (usize, Vec<u8>) {
-    let messages = json::split(black_box(&array)).map(|messages| messages.len());
-    (messages.unwrap_or_default(), array)
+fn frame_json(array: Vec<u8>) -> (Option<Bytes>, Vec<u8>) {
+    let framed = json::frame(black_box(&array)).ok().flatten();
+    (framed.map(|(run, _)| run), array)
 }
 
 #[library_benchmark(config = at_most(600))]
@@ -213,7 +213,7 @@ library_benchmark_group!(
     name = codecs;
     benchmarks =
         parse_an_offset,
-        split_json,
+        frame_json,
         frame_a_message,
         walk_a_run,
         encode_an_event,

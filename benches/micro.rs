@@ -27,20 +27,20 @@ fn offsets(c: &mut Criterion) {
     group.finish();
 }
 
-fn json_splitting(c: &mut Criterion) {
+fn json_framing(c: &mut Criterion) {
     let mut group = c.benchmark_group("json");
     let array = steps::array();
     group.throughput(Throughput::Bytes(array.len() as u64));
-    group.bench_function("split 100 messages", |b| {
-        b.iter(|| json::split(black_box(&array)).map(|messages| messages.len()));
+    group.bench_function("frame 100 messages", |b| {
+        b.iter(|| json::frame(black_box(&array)));
     });
     group.finish();
 }
 
 fn frames(c: &mut Criterion) {
     let mut group = c.benchmark_group("frame");
-    let array = steps::array();
-    let messages = json::split(&array).expect("messages");
+    let array = steps::array_run();
+    let messages = steps::messages(&array);
     group.bench_function("encode one", |b| {
         b.iter(|| frame::encode([black_box(TOKEN)].into_iter()));
     });
@@ -77,8 +77,8 @@ fn sse_framing(c: &mut Criterion) {
             b.iter_batched(buffer, put, BatchSize::SmallInput);
         });
     }
-    let array = steps::array();
-    let messages = json::split(&array).expect("messages");
+    let array = steps::array_run();
+    let messages = steps::messages(&array);
     group.bench_function("one event of 100 JSON messages", |b| {
         let buffer = || BytesMut::with_capacity(2 * array.len());
         let put = |mut out: BytesMut| {
@@ -239,7 +239,7 @@ fn cached(c: &mut Criterion) {
 criterion_group!(
     benches,
     offsets,
-    json_splitting,
+    json_framing,
     frames,
     sse_framing,
     stored,

@@ -35,6 +35,43 @@ pub fn encode<'a>(messages: impl ExactSizeIterator<Item = &'a [u8]> + Clone) -> 
     run.freeze()
 }
 
+/// Frames the messages of one append as they come.
+pub struct Append {
+    run: Vec<u8>,
+    /// Where the last frame begins.
+    last: usize,
+    messages: u64,
+}
+
+impl Append {
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self {
+            run: Vec::with_capacity(bytes),
+            last: 0,
+            messages: 0,
+        }
+    }
+
+    pub fn push(&mut self, message: &[u8]) {
+        debug_assert!(
+            message.len() <= PAYLOAD_BYTES_MAX,
+            "bounded by the body limit"
+        );
+        self.last = self.run.len();
+        self.run.put_u32(message.len() as u32);
+        self.run.put_slice(message);
+        self.messages += 1;
+    }
+
+    /// The frames, and how many they are; `None` if there are none.
+    pub fn finish(mut self) -> Option<(Bytes, u64)> {
+        let mark = END_OF_APPEND.to_be_bytes()[0];
+        *self.run.get_mut(self.last)? |= mark;
+        // They may be kept for long, so without what they leave free.
+        Some((self.run.into_boxed_slice().into(), self.messages))
+    }
+}
+
 /// One message inside a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame {
@@ -120,6 +157,11 @@ mod tests {
     }
 
     #[test]
+    fn an_append_without_messages_is_none() {
+        assert!(Append::with_capacity(10).finish().is_none());
+    }
+
+    #[test]
     fn a_torn_frame_ends_the_walk() {
         let run = append(&[b"abc".to_vec(), b"de".to_vec()]);
         assert_eq!(Frames::new(&run[..run.len() - 1], 0).count(), 1);
@@ -138,6 +180,11 @@ mod tests {
             }
             let total: usize = messages.iter().map(Vec::len).sum();
             prop_assert_eq!(measure(&run, 0), (messages.len() as u64, total as u64));
+            let mut one_by_one = Append::with_capacity(0);
+            for message in &messages {
+                one_by_one.push(message);
+            }
+            prop_assert_eq!(one_by_one.finish(), Some((run, messages.len() as u64)));
         }
 
         #[test]

@@ -82,8 +82,8 @@ pub struct Limits {
     #[schemars(with = "DurationText")]
     pub idle_timeout: Duration,
 
-    /// The longest wait for room in a full queue to the log, after which an append is answered with
-    /// 503 and `Retry-After`.
+    /// The longest wait for room in a full queue to the log, and for a long body's turn to be split
+    /// into messages, after which an append is answered with 503 and `Retry-After`.
     #[serde(with = "units::duration")]
     #[schemars(with = "DurationText")]
     pub queue_wait: Duration,

@@ -15,7 +15,7 @@ use crate::observe::admin::{self, CheckpointError, Parts, Readiness};
 use crate::observe::logs;
 use crate::observe::metrics::Metrics;
 use crate::recorder::{RecordError, Recorder};
-use crate::serve::{Bodies, Reads, Server};
+use crate::serve::{Bodies, Reads, Server, Turns};
 use pingora::server::ListenFds;
 use pingora::services::Service as _;
 use pingora::services::listening::Service;
@@ -177,6 +177,7 @@ fn start_log(
         metrics: metrics.clone(),
         bodies: Bodies::new(config.log.bodies_bytes()),
         reads: Reads::default(),
+        framing: Turns::new(1, config.limits.queue_wait),
         producers_max: options.producers_max,
         live_readers: Arc::new(Semaphore::new(config.limits.live_readers_max)),
         draining: CancellationToken::new(),

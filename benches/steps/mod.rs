@@ -13,10 +13,12 @@ mod world;
 
 pub(crate) use world::World;
 
-use headwater::frame;
+use bytes::Bytes;
+use headwater::frame::{self, Frames};
 use headwater::hub::View;
 use headwater::log::keys;
 use headwater::log::state::StreamState;
+use headwater::protocol::json;
 use headwater::protocol::sse::Control;
 use headwater::types::Offset;
 
@@ -39,6 +41,20 @@ pub(crate) fn array() -> Vec<u8> {
         |index| format!(r#"{{"index":{index},"role":"assistant","text":"and so it goes on"}}"#);
     let messages: Vec<String> = (0..MESSAGES).map(message).collect();
     format!("[{}]", messages.join(",")).into_bytes()
+}
+
+/// The same as frames.
+pub(crate) fn array_run() -> Bytes {
+    let (run, messages) = json::frame(&array()).expect("JSON").expect("messages");
+    assert_eq!(messages, MESSAGES as u64);
+    run
+}
+
+/// The messages of a run.
+pub(crate) fn messages(run: &[u8]) -> Vec<&[u8]> {
+    Frames::new(run, 0)
+        .map(|frame| &run[frame.payload()])
+        .collect()
 }
 
 /// [`MESSAGES`] appends of one message.

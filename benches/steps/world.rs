@@ -9,7 +9,7 @@ use headwater::log::rocks::Rocks;
 use headwater::log::{Log, Options};
 use headwater::observe::metrics::Metrics;
 use headwater::protocol::request::parse;
-use headwater::serve::{Bodies, Body, Reads, Reply, Route, Server, Target};
+use headwater::serve::{Bodies, Body, Reads, Reply, Route, Server, Target, Turns};
 use headwater::types::StreamPath;
 use http::{HeaderMap, HeaderValue, Method, header};
 use std::sync::Arc;
@@ -70,6 +70,7 @@ impl World {
             metrics,
             bodies: Bodies::new(config.bodies_bytes()),
             reads: Reads::default(),
+            framing: Turns::new(1, options.queue_wait),
             producers_max: 100,
             live_readers: Arc::new(Semaphore::new(100)),
             draining: CancellationToken::new(),

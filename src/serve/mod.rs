@@ -9,6 +9,7 @@ mod delete;
 mod encode;
 pub mod error;
 mod find;
+mod framing;
 mod get;
 mod head;
 mod live;
@@ -18,6 +19,7 @@ mod reads;
 mod sse;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 pub use bodies::Bodies;
 pub use body::{Body, Broken, Passed, Pieces};
@@ -25,6 +27,7 @@ pub use compress::compress;
 pub use error::ServeError;
 pub use reads::Reads;
 pub use sse::{Hot, LiveReader, Source, Sse};
+pub use turns::Turns;
 
 use crate::clock::Clock;
 use crate::config::Streams;
@@ -49,6 +52,8 @@ pub struct Server {
     pub bodies: Bodies,
     /// What live readers are reading from the store.
     pub reads: Reads,
+    /// Turns at framing long request bodies.
+    pub framing: Turns,
     /// Most producers of one stream.
     pub producers_max: u32,
     /// A permit for each long-poll and SSE reader.

@@ -1,10 +1,10 @@
 //! POST: append, close, or both (protocol, sections 5.2 and 5.3).
 
+use super::framing::{self, Framed};
 use super::{Body, Reply, ServeError, Server, Target};
-use crate::frame;
 use crate::log::Appended;
 use crate::log::state::AppendRequest;
-use crate::protocol::json::{self, JsonError};
+use crate::protocol::json::JsonError;
 use crate::protocol::reply::Head;
 use crate::protocol::{names, request};
 use crate::types::Kind;
@@ -30,10 +30,17 @@ impl Server {
             .content_type
             .as_deref()
             .map_or(Kind::Binary, Kind::of);
-        let framed = frames(kind, &body);
-        let (frames, messages) = match &framed {
-            Ok((frames, messages)) => (frames.clone(), *messages),
-            Err(_) => (None, 0),
+        let framed = if framing::is_long(kind, &body) {
+            Box::pin(self.frame_long(kind, body.clone())).await?
+        } else {
+            framing::frame(kind, &body)
+        };
+        let (Framed { frames, messages }, refusal) = match framed {
+            Err(error) => (Framed::default(), Some(error)),
+            Ok(framed) => {
+                let nothing = framed.frames.is_none() && !body.is_empty();
+                (framed, nothing.then_some(JsonError::EmptyArray))
+            }
         };
         let stream = self.log.stream(&target.path).await?;
         let request = AppendRequest {
@@ -46,7 +53,7 @@ impl Server {
             producer: append.producer.as_ref(),
             producers_max: self.producers_max,
         };
-        if let Err(error) = framed {
+        if let Some(error) = refusal {
             // What the stream says of the request comes before what is wrong with its body.
             self.log.judge(&stream, &request).await?;
             return Err(error.into());
@@ -57,19 +64,6 @@ impl Server {
         }
         Ok(reply(target, &append, &appended, body.is_empty()))
     }
-}
-
-/// The body as frames, and how many messages they are.
-fn frames(kind: Kind, body: &[u8]) -> Result<(Option<Bytes>, u64), JsonError> {
-    if body.is_empty() {
-        return Ok((None, 0));
-    }
-    if kind != Kind::Json {
-        return Ok((Some(frame::encode([body].into_iter())), 1));
-    }
-    let messages = json::split(body)?;
-    let count = messages.len() as u64;
-    Ok((Some(frame::encode(messages.into_iter())), count))
 }
 
 fn reply(

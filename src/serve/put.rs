@@ -1,11 +1,11 @@
 //! PUT: create a stream or a fork, or find that it is there (protocol, sections 4.2 and 5.1).
 
+use super::framing::{self, Framed};
 use super::{Body, Reply, ServeError, Server, Target};
-use crate::frame;
 use crate::log::state::{CreateRequest, ForkRequest};
 use crate::log::{Create, CreateError, Created};
 use crate::protocol::reply::Head;
-use crate::protocol::{json, request};
+use crate::protocol::request;
 use crate::types::{Kind, Retention, StreamPath};
 use bytes::Bytes;
 use http::{StatusCode, header};
@@ -22,10 +22,12 @@ impl Server {
             None => None,
         };
         let kind = self.kind_of(&create, source.as_ref()).await?;
-        let frames = initial_frames(kind, &body)?;
-        let messages = frames
-            .as_ref()
-            .map_or(0, |frames| frame::measure(frames, 0).0);
+        let framed = if framing::is_long(kind, &body) {
+            Box::pin(self.frame_long(kind, body.clone())).await?
+        } else {
+            framing::frame(kind, &body)
+        };
+        let Framed { frames, messages } = framed?;
         let fork = create.fork.as_ref().zip(source.as_ref());
         let request = CreateRequest {
             content_type: create.content_type.as_deref(),
@@ -74,17 +76,6 @@ impl Server {
             (None, None) => Ok(Kind::Binary),
         }
     }
-}
-
-fn initial_frames(kind: Kind, body: &[u8]) -> Result<Option<Bytes>, ServeError> {
-    if body.is_empty() {
-        return Ok(None);
-    }
-    if kind != Kind::Json {
-        return Ok(Some(frame::encode([body].into_iter())));
-    }
-    let messages = json::split_initial(body)?;
-    Ok((!messages.is_empty()).then(|| frame::encode(messages.into_iter())))
 }
 
 fn reply(target: &Target<'_>, created: &Created) -> Reply {

@@ -3,8 +3,9 @@
 mod catch_up;
 mod live;
 mod trimming;
+mod turns;
 
-use super::{Bodies, Body, Reads, Reply, Route, ServeError, Server, Target};
+use super::{Bodies, Body, Reads, Reply, Route, ServeError, Server, Target, Turns};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{LogConfig, Streams};
 use crate::frame;
@@ -115,6 +116,15 @@ impl World {
     }
 
     fn by(clock: Arc<dyn Clock>, config: &LogConfig) -> Self {
+        Self::waiting(Duration::from_mins(1), clock, config)
+    }
+
+    /// One where nobody waits for a turn or for room.
+    fn impatient(config: &LogConfig) -> Self {
+        Self::waiting(Duration::ZERO, Arc::new(SystemClock), config)
+    }
+
+    fn waiting(queue_wait: Duration, clock: Arc<dyn Clock>, config: &LogConfig) -> Self {
         let dir = TempDir::new().unwrap();
         let gate = Arc::new(Gate::default());
         let kv = Arc::new(Gated {
@@ -125,7 +135,7 @@ impl World {
         let options = Options {
             log: config,
             producers_max: 10,
-            queue_wait: Duration::from_mins(1),
+            queue_wait,
         };
         let (log, work) = Log::open(kv, clock.clone(), metrics.clone(), &options).unwrap();
         log.start_work(work, config.expiry_interval, &CancellationToken::new());
@@ -136,6 +146,7 @@ impl World {
                 metrics,
                 bodies: Bodies::new(config.bodies_bytes()),
                 reads: Reads::default(),
+                framing: Turns::new(1, queue_wait),
                 producers_max: 10,
                 live_readers: Arc::new(Semaphore::new(10)),
                 draining: CancellationToken::new(),

@@ -119,7 +119,7 @@ pub enum Refusal {
     Connections,
     /// The limit of a request body's size.
     Body,
-    /// The memory for all request bodies that are being received.
+    /// The memory for all request bodies that are being received, or the turns at framing long ones.
     BodyMemory,
     /// The committer's queue was full.
     Queue,

@@ -1,0 +1,49 @@
+//! Turns at work that takes a processor for a while.
+
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+/// Turns for half of the processors: the others are left to what must not wait.
+pub struct Turns {
+    free: Arc<Semaphore>,
+    wait_max: Duration,
+}
+
+/// Held by the work itself, which does not end when those leave who asked for it.
+pub(super) type Turn = OwnedSemaphorePermit;
+
+impl Turns {
+    /// At least `least` turns at one time.
+    pub fn new(least: usize, wait_max: Duration) -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            free: Arc::new(Semaphore::new((processors / 2).max(least))),
+            wait_max,
+        }
+    }
+
+    /// A turn; `None` if none comes in time.
+    pub(super) async fn wait(&self) -> Option<Turn> {
+        let turn = self.free.clone().acquire_owned();
+        timeout(self.wait_max, turn).await.ok()?.ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_turn_is_waited_for_only_so_long() {
+        let turns = Turns::new(1, Duration::ZERO);
+        let mut taken = Vec::new();
+        while let Some(turn) = turns.wait().await {
+            taken.push(turn);
+        }
+        assert!(!taken.is_empty());
+        taken.pop();
+        assert!(turns.wait().await.is_some());
+    }
+}
