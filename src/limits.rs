@@ -82,8 +82,9 @@ pub struct Limits {
     #[schemars(with = "DurationText")]
     pub idle_timeout: Duration,
 
-    /// The longest wait for room in a full queue to the log, and for a long body's turn to be split
-    /// into messages, after which an append is answered with 503 and `Retry-After`.
+    /// The longest wait for room in a full queue to the log, for a long body's turn to be split into
+    /// messages, and for the turn to read an answer from the disk, after which a request is answered
+    /// with 503 and `Retry-After`.
     #[serde(with = "units::duration")]
     #[schemars(with = "DurationText")]
     pub queue_wait: Duration,

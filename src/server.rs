@@ -175,7 +175,7 @@ fn start_log(
         log,
         clock,
         metrics: metrics.clone(),
-        bodies: Bodies::new(config.log.bodies_bytes()),
+        bodies: Bodies::new(config.log.bodies_bytes(), config.limits.queue_wait),
         reads: Reads::default(),
         framing: Turns::new(1, config.limits.queue_wait),
         producers_max: options.producers_max,

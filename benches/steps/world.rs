@@ -68,7 +68,7 @@ impl World {
             log,
             clock,
             metrics,
-            bodies: Bodies::new(config.bodies_bytes()),
+            bodies: Bodies::new(config.bodies_bytes(), options.queue_wait),
             reads: Reads::default(),
             framing: Turns::new(1, options.queue_wait),
             producers_max: 100,

@@ -6,6 +6,7 @@
 //! moved.
 
 use super::encode::{Encoder, Piece};
+use super::turns::Turns;
 use crate::hub::{Run, View};
 use crate::log::{Answer, AnswerBody, Part};
 use crate::types::{Coding, Position, StreamId};
@@ -14,7 +15,7 @@ use quick_cache::Weighter;
 use quick_cache::sync::{Cache, DefaultLifecycle, PlaceholderGuard};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use std::time::Duration;
 
 /// The bodies that are kept.
 pub struct Bodies {
@@ -22,7 +23,10 @@ pub struct Bodies {
     bytes_max: u64,
     /// Bytes of bodies that are kept or held by those who send them.
     alive: Arc<AtomicU64>,
-    makers: Semaphore,
+    /// Turns at making bodies.
+    pub(super) making: Turns,
+    /// Turns at compressing them, which takes much longer: those who only read must not wait for it.
+    pub(super) compressing: Turns,
 }
 
 /// What a body answers to.
@@ -96,22 +100,22 @@ pub(super) type Making<'a> = PlaceholderGuard<
 
 /// Bodies that are larger than this fraction of the memory are not kept.
 const PARTS_MIN: u64 = 8;
-/// Bodies that are made at one time at the least. More are where there are more processors, half of
-/// which are left to what must not wait.
+/// Bodies that are made at one time at the least.
 const MAKERS_MIN: usize = 2;
 /// An estimate of how long a kept body is. It only sizes tables.
 const BYTES_EXPECTED: u64 = 512 * 1024;
 
 impl Bodies {
     /// Keeps bodies of at most `bytes_max` bytes in all. Those who send what is not kept any more
-    /// hold at most as much again.
-    pub fn new(bytes_max: u64) -> Self {
+    /// hold at most as much again. One that is to be made waits for its turn for `wait_max`.
+    pub fn new(bytes_max: u64, wait_max: Duration) -> Self {
         let count = (bytes_max / BYTES_EXPECTED).clamp(16, 100_000) as usize;
         Self {
             kept: Cache::with_weighter(count, bytes_max, Weight),
             bytes_max,
             alive: Arc::default(),
-            makers: Semaphore::new(makers()),
+            making: Turns::new(MAKERS_MIN, wait_max),
+            compressing: Turns::new(1, Duration::ZERO),
         }
     }
 
@@ -133,11 +137,6 @@ impl Bodies {
     /// Keeps a body in place of another.
     pub(super) fn put(&self, key: Key, kept: Arc<Kept>) {
         self.kept.insert(key, kept);
-    }
-
-    /// The turn to make a body.
-    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        self.makers.acquire().await.ok()
     }
 
     /// Makes the body of an answer whose bytes are in memory.
@@ -217,11 +216,6 @@ impl Bodies {
             Held::WhileKept(Arc::downgrade(kept))
         }
     }
-}
-
-fn makers() -> usize {
-    let processors = std::thread::available_parallelism();
-    processors.map_or(MAKERS_MIN, |count| (count.get() / 2).max(MAKERS_MIN))
 }
 
 impl Kept {

@@ -50,7 +50,7 @@ fn is_compressible(meta: &StreamMeta) -> bool {
 
 impl Server {
     /// The compressed body of an answer; `None`, if compressing does not make it smaller, or there
-    /// is no memory for it.
+    /// is no memory for it, or if as many are being compressed as may be at one time.
     pub(super) async fn compressed(
         self: &Arc<Self>,
         found: &Found,
@@ -69,6 +69,7 @@ impl Server {
             Ok(kept) => return kept.is_smaller().then_some(kept),
             Err(making) => making,
         };
+        let turn = self.bodies.compressing.take()?;
         let pieces = match (&found.kept, &answer.body) {
             (Some(kept), _) => kept.pieces.clone(),
             (None, AnswerBody::Hot(runs)) => self.bodies.make(answer, runs).pieces.clone(),
@@ -76,8 +77,11 @@ impl Server {
             (None, AnswerBody::Cold(_)) => return None,
         };
         let plain = Plain::of(&pieces);
-        let _turn = self.bodies.turn().await;
-        let compressed = tokio::task::spawn_blocking(move || compress(coding, &pieces)).await;
+        let compressed = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            compress(coding, &pieces)
+        })
+        .await;
         match compressed {
             Ok(Ok(bytes)) => {
                 let kept = self.bodies.make_coded(answer, coding, bytes, &plain);

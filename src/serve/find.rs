@@ -1,14 +1,15 @@
 //! Finding the answer to a catch-up read: in the memory of the stream, among the bodies that are
 //! kept, or in the store.
 
-use super::Server;
 use super::bodies::{Kept, Key};
 use super::compress::Wanted;
+use super::{ServeError, Server};
 use crate::hub::{Run, View};
 use crate::log::kv::KvError;
 use crate::log::{Answer, AnswerBody, Look, ReadError, Stored, Stream};
 use crate::types::{Coding, Position};
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// An answer, and its body if that is kept.
 pub(super) struct Found {
@@ -41,7 +42,7 @@ impl Server {
         stream: &Arc<Stream>,
         at: Position,
         wanted: Wanted<'_>,
-    ) -> Result<Found, ReadError> {
+    ) -> Result<Found, ServeError> {
         let view = match self.log.look(stream, at)? {
             Look::Known(answer) => return Ok(Found::of_log(answer)),
             Look::Stored(view) => view,
@@ -50,11 +51,13 @@ impl Server {
         if let Some(found) = self.find_compressed(&view, key, wanted) {
             return Ok(found);
         }
+        // To wait for others who make it counts as well.
+        let deadline = self.bodies.making.deadline();
         match self.bodies.get_or_make(key).await {
             Ok(kept) if kept.answers(&view) => Ok(self.reused(view, kept)),
-            Ok(kept) => self.renew(stream, at, &kept).await,
+            Ok(kept) => self.renew(stream, at, &kept, deadline).await,
             Err(making) => {
-                let found = self.make(stream, view, at).await?;
+                let found = self.make(stream, view, at, deadline).await?;
                 if let Some(kept) = &found.kept {
                     let _ = making.insert(kept.clone());
                 }
@@ -84,7 +87,8 @@ impl Server {
         stream: &Arc<Stream>,
         at: Position,
         kept: &Arc<Kept>,
-    ) -> Result<Found, ReadError> {
+        deadline: Instant,
+    ) -> Result<Found, ServeError> {
         // It may be newer than what was seen.
         let view = match self.log.look(stream, at)? {
             Look::Known(answer) => return Ok(Found::of_log(answer)),
@@ -92,7 +96,7 @@ impl Server {
         };
         let key = Key::uncoded(&view, at);
         if kept.id() != key.id {
-            return self.make(stream, view, at).await;
+            return self.make(stream, view, at, deadline).await;
         }
         if kept.answers(&view) {
             return Ok(self.reused(view, kept.clone()));
@@ -104,7 +108,7 @@ impl Server {
         };
         let found = match extended {
             Some(found) => found,
-            None => self.make(stream, view, at).await?,
+            None => self.make(stream, view, at, deadline).await?,
         };
         if let Some(kept) = &found.kept {
             self.bodies.put(key, kept.clone());
@@ -112,16 +116,22 @@ impl Server {
         Ok(found)
     }
 
-    /// Reads an answer from the store and makes its body, unless that is too large to be kept.
+    /// Reads an answer from the store and makes its body, unless that is too large to be kept: when
+    /// it has its turn, which must come before the deadline.
     async fn make(
         self: &Arc<Self>,
         stream: &Arc<Stream>,
         view: View,
         at: Position,
-    ) -> Result<Found, ReadError> {
-        let _turn = self.bodies.turn().await;
+        deadline: Instant,
+    ) -> Result<Found, ServeError> {
+        let turn = self.bodies.making.wait_until(deadline).await;
+        let turn = Arc::new(turn.ok_or(ServeError::TooManyFetches)?);
         let (server, bytes_max) = (self.clone(), self.bodies.body_bytes_max());
+        // The work goes on if its reader leaves, and keeps its turn then.
+        let held = turn.clone();
         let make = move |answer: Answer, runs: Vec<Run>| {
+            let _held = held;
             let kept = server.bodies.make(&answer, &runs);
             server.made(answer.view, kept)
         };

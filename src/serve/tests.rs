@@ -144,7 +144,7 @@ impl World {
                 log,
                 clock,
                 metrics,
-                bodies: Bodies::new(config.bodies_bytes()),
+                bodies: Bodies::new(config.bodies_bytes(), queue_wait),
                 reads: Reads::default(),
                 framing: Turns::new(1, queue_wait),
                 producers_max: 10,

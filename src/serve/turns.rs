@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 /// Turns for half of the processors: the others are left to what must not wait.
 pub struct Turns {
@@ -26,8 +26,22 @@ impl Turns {
 
     /// A turn; `None` if none comes in time.
     pub(super) async fn wait(&self) -> Option<Turn> {
+        self.wait_until(self.deadline()).await
+    }
+
+    /// When who begins to wait now gives up.
+    pub(super) fn deadline(&self) -> Instant {
+        Instant::now() + self.wait_max
+    }
+
+    pub(super) async fn wait_until(&self, deadline: Instant) -> Option<Turn> {
         let turn = self.free.clone().acquire_owned();
-        timeout(self.wait_max, turn).await.ok()?.ok()
+        timeout_at(deadline, turn).await.ok()?.ok()
+    }
+
+    /// A turn; `None` if none is free.
+    pub(super) fn take(&self) -> Option<Turn> {
+        self.free.clone().try_acquire_owned().ok()
     }
 }
 
@@ -43,7 +57,9 @@ mod tests {
             taken.push(turn);
         }
         assert!(!taken.is_empty());
+        assert!(turns.take().is_none());
         taken.pop();
         assert!(turns.wait().await.is_some());
+        assert!(turns.take().is_some());
     }
 }

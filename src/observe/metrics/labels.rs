@@ -129,7 +129,7 @@ pub enum Refusal {
     Producers,
     /// The limit of recordings, in all or of one caller.
     Recordings,
-    /// The limit of requests to origins that are fetched at one time.
+    /// The limit of answers that are fetched at one time, from the store or from origins.
     Fetches,
     /// The limit of streams that are followed.
     FollowedStreams,

@@ -31,6 +31,26 @@ fn numbers(count: usize) -> Bytes {
 }
 
 impl World {
+    /// With a closed stream that holds a text, which is read from the store.
+    async fn with_text(text: &Bytes) -> Self {
+        let world = Self::impatient(&LogConfig {
+            hot_bytes_max: 0,
+            ..LogConfig::default()
+        });
+        let closed = [TEXT, ("stream-closed", "true")];
+        for (method, headers, body) in [
+            (Method::PUT, &[TEXT][..], Bytes::new()),
+            (Method::POST, &closed, text.clone()),
+        ] {
+            world.send(method, headers, body).await.unwrap();
+        }
+        world
+    }
+
+    async fn read(&self, headers: &[(&'static str, &str)]) -> Result<Reply, ServeError> {
+        self.send(Method::GET, headers, Bytes::new()).await
+    }
+
     async fn send(
         &self,
         method: Method,
@@ -68,7 +88,7 @@ async fn long_bodies_are_framed_in_turn() {
         } else {
             [b"77", &long[..]].concat().into()
         };
-        let read = world.send(Method::GET, &[], Bytes::new()).await.unwrap();
+        let read = world.read(&[]).await.unwrap();
         assert!(read.head.headers.contains_key(names::STREAM_UP_TO_DATE));
         assert!(bytes_of(read).await == expected);
     }
@@ -87,4 +107,44 @@ async fn what_is_wrong_with_a_body_is_told_however_long_it_is() {
             assert_eq!(refused.err().unwrap().status().1, code);
         }
     }
+}
+
+#[tokio::test]
+async fn a_read_of_the_store_does_not_wait_for_ever() {
+    let text = Bytes::from(vec![b'x'; 10_000]);
+    let world = World::with_text(&text).await;
+    let taken = all(&world.server.bodies.making).await;
+    assert_refused(world.read(&[]).await, "TOO_MANY_FETCHES");
+    drop(taken);
+    assert!(bytes_of(world.read(&[]).await.unwrap()).await == text);
+    let _taken = all(&world.server.bodies.making).await;
+    let kept = world.read(&[]).await.unwrap();
+    assert!(bytes_of(kept).await == text);
+}
+
+#[tokio::test]
+async fn what_cannot_be_compressed_at_once_is_given_as_it_is() {
+    let text = Bytes::from(vec![b'x'; 10_000]);
+    let world = World::with_text(&text).await;
+    let accept = ("accept-encoding", "br");
+    let taken = all(&world.server.bodies.compressing).await;
+    let plain = world.read(&[accept]).await.unwrap();
+    assert!(!plain.head.headers.contains_key(header::CONTENT_ENCODING));
+    assert_eq!(plain.head.headers[header::VARY], "accept-encoding");
+    let tag = plain.head.headers[header::ETAG]
+        .to_str()
+        .unwrap()
+        .to_owned();
+    assert!(tag.ends_with(":c\""), "{tag}");
+    assert!(bytes_of(plain).await == text);
+    drop(taken);
+    let coded = world.read(&[accept]).await.unwrap();
+    assert_eq!(coded.head.headers[header::CONTENT_ENCODING], "br");
+    assert_eq!(coded.head.headers[header::VARY], "accept-encoding");
+    let coded_tag = coded.head.headers[header::ETAG].to_str().unwrap();
+    assert!(coded_tag.ends_with(":c:br\""), "{coded_tag}");
+    let asked = [accept, ("if-none-match", tag.as_str())];
+    let known = world.read(&asked).await.unwrap();
+    assert_eq!(known.head.status, StatusCode::NOT_MODIFIED);
+    assert_eq!(known.head.headers[header::ETAG], tag);
 }
