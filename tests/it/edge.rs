@@ -43,6 +43,14 @@ pub(crate) fn figure(server: &Server, series: &str) -> u64 {
         .unwrap()
 }
 
+/// Waits until an edge has so many live readers, and hears all that is said to them.
+pub(crate) fn wait_until_followed(edge: &Server, readers: u64) {
+    wait_until("it is followed", || {
+        figure(edge, "headwater_followed_stream_readers") == readers
+            && figure(edge, "headwater_unfollowed_streams") == 0
+    });
+}
+
 fn status(response: &Response) -> &str {
     response.expect("cache-status")
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::common::http::{Connection, EventStream, Response};
 use crate::common::{Server, Setup, free_port, unique, wait_until};
-use crate::edge::{edge, edge_with, figure, pair, url};
+use crate::edge::{edge, edge_with, figure, pair, url, wait_until_followed};
 use crate::edge_origins::streams_by_home;
 use crate::reverse_proxy_upstream::{Call, Peer, Upstream};
 
@@ -129,10 +129,7 @@ fn poll_the_first(edge: &Server, stream: &str, data: &str, known: &str) -> Respo
     let mut poll = edge.connect();
     let headers = [("if-none-match", known)];
     poll.send_request("GET", &target, &headers, b"").unwrap();
-    wait_until("it is followed", || {
-        figure(edge, "headwater_followed_stream_readers") == 1
-            && figure(edge, "headwater_unfollowed_streams") == 0
-    });
+    wait_until_followed(edge, 1);
     edge.append(stream, "text/plain", data.as_bytes());
     let polled = poll.response().unwrap();
     edge.call("DELETE", stream, &[], b"");
@@ -269,10 +266,7 @@ fn hosts_do_not_end_the_readers_of_each_other() {
     };
     let mut events = ask("a.test", "?offset=-1&live=sse");
     assert_eq!(events.read_head().unwrap().status, 200);
-    wait_until("it is followed", || {
-        figure(&edge, "headwater_followed_stream_readers") == 1
-            && figure(&edge, "headwater_unfollowed_streams") == 0
-    });
+    wait_until_followed(&edge, 1);
     for host in ["b.test", "A.test", "b.test"] {
         assert_eq!(ask(host, "?offset=-1").response().unwrap().body, b"one");
     }
@@ -320,10 +314,7 @@ fn whoever_is_told_that_there_is_nothing_does_not_end_others() {
     let target = format!("{stream}?signature=right&offset=-1&live=sse");
     let mut events = EventStream::open(edge.address(), &target).unwrap();
     assert_eq!(events.next_batch().unwrap().unwrap().0, "one");
-    wait_until("it is followed", || {
-        figure(&edge, "headwater_followed_stream_readers") == 1
-            && figure(&edge, "headwater_unfollowed_streams") == 0
-    });
+    wait_until_followed(&edge, 1);
     let wrong = format!("{stream}?signature=wrong&offset=-1");
     assert_eq!(edge.call("GET", &wrong, &[], b"").status, 404);
     gate.open();

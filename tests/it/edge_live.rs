@@ -14,7 +14,7 @@ use rand::{Rng, SeedableRng};
 
 use crate::common::http::{Connection, EventStream};
 use crate::common::{Noise, Server, Setup, assert_problem, seed, unique, wait_until};
-use crate::edge::{edge, figure, pair, url};
+use crate::edge::{edge, figure, pair, url, wait_until_followed};
 use crate::edge_incarnations::{Gate, answer, parameter};
 use crate::reverse_proxy_upstream::Upstream;
 
@@ -458,10 +458,7 @@ fn the_headers_of_a_clients_connection_are_not_those_of_the_edges() {
     let mut client = edge.connect();
     client.send_request("GET", &target, &headers, b"").unwrap();
     assert_eq!(client.read_head().unwrap().status, 200);
-    wait_until("it is followed", || {
-        figure(&edge, "headwater_followed_stream_readers") == 1
-            && figure(&edge, "headwater_unfollowed_streams") == 0
-    });
+    wait_until_followed(&edge, 1);
     // Exact events, and no long-polls for want of them.
     assert_eq!(figure(&origin, "headwater_live_readers{mode=\"sse\"}"), 1);
     assert_eq!(

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::common::http::EventStream;
 use crate::common::{Server, Setup, unique, wait_until};
-use crate::edge::{edge, edge_with, figure, url};
+use crate::edge::{edge, edge_with, url, wait_until_followed};
 use crate::edge_incarnations::{Gate, answer, parameter};
 use crate::reverse_proxy_upstream::{Call, Peer, Upstream};
 
@@ -43,10 +43,7 @@ fn is_live(call: &Call, mode: &str) -> bool {
 fn follow(edge: &Server, stream: &str, from: &str, readers: u64) -> EventStream {
     let target = format!("{stream}?offset={from}&live=sse");
     let events = EventStream::open(edge.address(), &target).unwrap();
-    wait_until("it is followed", || {
-        figure(edge, "headwater_followed_stream_readers") == readers
-            && figure(edge, "headwater_unfollowed_streams") == 0
-    });
+    wait_until_followed(edge, readers);
     events
 }
 
@@ -225,10 +222,7 @@ fn a_poll_gets_what_a_stream_of_another_kind_has() {
     let mut poll = edge.connect();
     let target = format!("{stream}?offset=-1&live=long-poll");
     poll.send_request("GET", &target, &[], b"").unwrap();
-    wait_until("it is followed", || {
-        figure(&edge, "headwater_followed_stream_readers") == 1
-            && figure(&edge, "headwater_unfollowed_streams") == 0
-    });
+    wait_until_followed(&edge, 1);
     origin.call("DELETE", &stream, &[], b"");
     let polled = poll.response().unwrap();
     // Where the new stream was made in between, this is what it has; else there is none yet.
