@@ -20,11 +20,12 @@ export function binary() {
 
 /**
  * A port that nobody listens on, from below the kernel's ephemeral range, so
- * that no outgoing connection of another test can take it before the server.
+ * that no outgoing connection of another test can take it before the server, and
+ * above 10080, the last one that `fetch` refuses to connect to as a bad port.
  */
 export async function freePort() {
   for (;;) {
-    const port = 10_000 + Math.floor(Math.random() * 20_000)
+    const port = 10_081 + Math.floor(Math.random() * 20_000)
     const probe = net.createServer()
     const free = await new Promise((resolve) => {
       probe.once("error", () => resolve(false))
