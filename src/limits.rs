@@ -45,6 +45,12 @@ pub struct Limits {
     #[schemars(range(min = 1))]
     pub connections_max: usize,
 
+    /// The most connections from one IP address, or from one network of IPv6 (64 bits), at one time.
+    /// Further ones are closed at once. Not set, there is no such limit: behind a load balancer all
+    /// connections come from its address.
+    #[schemars(range(min = 1))]
+    pub connections_per_address_max: Option<usize>,
+
     /// The most live readers (long-poll and SSE) at one time. Further ones are answered with 503
     /// and `Retry-After`.
     #[schemars(range(min = 1))]
@@ -59,6 +65,11 @@ pub struct Limits {
     /// routes. A live reader of a further one is answered with 503 and `Retry-After`.
     #[schemars(range(min = 1))]
     pub followed_streams_max: usize,
+
+    /// The longest that a client may take for the handshake of TLS, after which it is cut off.
+    #[serde(with = "units::duration")]
+    #[schemars(with = "DurationText")]
+    pub handshake_timeout: Duration,
 
     /// The longest wait for the next piece of a request body, after which the request is ended.
     #[serde(with = "units::duration")]
@@ -109,9 +120,11 @@ impl Default for Limits {
             header_bytes_max: 32 << 10,
             producers_per_stream_max: 100_000,
             connections_max: 65_536,
+            connections_per_address_max: None,
             live_readers_max: 50_000,
             recordings_max: 10_000,
             followed_streams_max: 10_000,
+            handshake_timeout: Duration::from_secs(15),
             body_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(30),
             unsent_bytes_max: 128 << 10,

@@ -181,9 +181,13 @@ impl Check<'_, '_> {
             limits.producers_per_stream_max,
         );
         self.count(section, "connections_max", limits.connections_max);
+        if let Some(max) = limits.connections_per_address_max {
+            self.count(section, "connections_per_address_max", max);
+        }
         self.count(section, "live_readers_max", limits.live_readers_max);
         self.count(section, "recordings_max", limits.recordings_max);
         self.count(section, "followed_streams_max", limits.followed_streams_max);
+        self.time(section, "handshake_timeout", limits.handshake_timeout);
         self.time(section, "body_timeout", limits.body_timeout);
         self.time(section, "write_timeout", limits.write_timeout);
         self.time(section, "idle_timeout", limits.idle_timeout);

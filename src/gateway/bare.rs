@@ -4,7 +4,7 @@
 //! answer is written, the session and its buffers are let go, and the rest is written by a small task:
 //! what it holds is the bare connection, and its place in a stream.
 
-use super::connection::Open;
+use super::admission::Open;
 use super::respond::Sent;
 use super::session::{Asked, Gateway};
 use super::wire::{AHEAD_BYTES_MAX, write_last_chunk};

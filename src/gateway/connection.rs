@@ -1,10 +1,10 @@
 //! The requests of a connection, one after the other or, with HTTP/2, side by side.
 
+use super::admission::Open;
 use super::bare::Connection;
 use super::respond;
 use super::session::{Gateway, Handled, Rest};
 use crate::config::Limits;
-use crate::observe::metrics::Held;
 use crate::serve::ServeError;
 use async_trait::async_trait;
 use bytes::BytesMut;
@@ -18,7 +18,6 @@ use pingora::server::ShutdownWatch;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 pub(super) struct Keeping {
     pub(super) idle_timeout: Duration,
     /// The longest wait for the head of a request, idle time included.
-    head_timeout: Duration,
+    pub(super) head_timeout: Duration,
     h2: H2Options,
     options: HttpServerOptions,
 }
@@ -47,12 +46,6 @@ impl Keeping {
     pub(super) fn idle_seconds(&self) -> u64 {
         self.idle_timeout.as_secs().max(1)
     }
-}
-
-/// Counts a connection as open, as long as it lives.
-pub(super) struct Open {
-    pub(super) _permit: OwnedSemaphorePermit,
-    pub(super) _gauge: Held,
 }
 
 /// What comes after a request.

@@ -6,8 +6,8 @@
 //! that writes the same bytes to each. It does only what needs no waiting; a reader with anything
 //! else to do goes back to a task of its own, which ends up here again.
 
+use super::admission::Open;
 use super::bare::Connection;
-use super::connection::Open;
 use super::events::Events;
 use super::session::Gateway;
 use super::wire::chunk;

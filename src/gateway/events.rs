@@ -1,7 +1,7 @@
 //! The events of a live answer, on a connection without its session.
 
+use super::admission::Open;
 use super::bare::{Begun, Connection};
-use super::connection::Open;
 use super::crowd::{Crowds, Waiting};
 use super::session::Gateway;
 use super::wire::{left, write_chunk};

@@ -1,31 +1,29 @@
 //! Listeners: one Pingora service for each address, with what all its sites serve.
 
+use super::admission::Admission;
 use super::body::Bodies;
-use super::connection::Open;
 use super::routes::{self, Building, Routes};
 use super::session::Gateway;
-use super::tls::{Certificates, TlsError};
-use crate::config::{Config, Listen, Site};
+use super::tls::{Tls, TlsError};
+use crate::config::{Config, Listen};
 use crate::edge::Edge;
-use crate::observe::metrics::{Held, Metrics, Refusal};
 use crate::recorder::Recorder;
 use crate::serve::Server;
 use crate::upstream::UpstreamError;
 use async_trait::async_trait;
 use bytes::BytesMut;
 use pingora::apps::ServerApp;
-use pingora::listeners::tls::TlsSettings;
 use pingora::listeners::{L4BufferSettings, ListenerConfig, TcpSocketOptions};
 use pingora::protocols::{ALPN, Stream, TcpKeepalive};
 use pingora::server::ShutdownWatch;
 use pingora::services::listening::Service;
 use std::collections::BTreeSet;
 use std::fs::Permissions;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 /// Read buffer of a connection. What is read is read in larger pieces, past it.
@@ -40,8 +38,6 @@ pub enum ListenError {
     Tls(#[from] TlsError),
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
-    #[error("TLS cannot be set up: {0}")]
-    Settings(String),
 }
 
 /// The services of all listeners. They begin to listen when they are started; what they do beside
@@ -63,7 +59,7 @@ pub fn services(
     };
     let sites = routes::sites(config, &building)?;
     let addresses: BTreeSet<&Listen> = config.site.iter().flat_map(|site| &site.listen).collect();
-    let open = Arc::new(Semaphore::new(config.limits.connections_max));
+    let admission = Arc::new(Admission::new(&config.limits, server.metrics.clone()));
     let bodies = Arc::new(Bodies::new(&config.limits));
     addresses
         .into_iter()
@@ -71,7 +67,7 @@ pub fn services(
             let routes = Routes::of_listener(&sites, address);
             let (server, recorder) = (server.clone(), recorder.clone());
             let gateway = Gateway::new(server, recorder, routes, bodies.clone(), &config.limits);
-            service(config, address, gateway, &open)
+            service(config, address, gateway, &admission)
         })
         .collect()
 }
@@ -80,19 +76,19 @@ fn service(
     config: &Config,
     address: &Listen,
     gateway: Gateway,
-    open: &Arc<Semaphore>,
+    admission: &Arc<Admission>,
 ) -> Result<Service<Connections>, ListenError> {
     let app = Connections {
-        metrics: gateway.server.metrics.clone(),
+        tls: tls(config, address, &gateway)?,
         gateway: Arc::new(gateway),
-        open: open.clone(),
+        admission: admission.clone(),
     };
     let mut service = Service::new(format!("gateway {address}"), app);
-    service.add_listener(listener(config, address)?);
+    service.add_listener(listener(address));
     Ok(service)
 }
 
-fn listener(config: &Config, address: &Listen) -> Result<ListenerConfig, ListenError> {
+fn listener(address: &Listen) -> ListenerConfig {
     let listener = match address {
         Listen::Tcp(address) => {
             ListenerConfig::tcp(address.to_string()).tcp_socket_options(socket_options())
@@ -100,32 +96,22 @@ fn listener(config: &Config, address: &Listen) -> Result<ListenerConfig, ListenE
         Listen::Unix(path) => ListenerConfig::uds(path.display().to_string())
             .permissions(Permissions::from_mode(Listen::SOCKET_MODE)),
     };
-    let listener = listener.l4_buffer(L4BufferSettings::new(READ_BUFFER_BYTES, WRITE_BUFFER_BYTES));
-    let sites = config
-        .site
-        .iter()
-        .filter(|site| site.listen.contains(address));
-    match tls(sites)? {
-        Some(tls) => Ok(listener.tls(tls)),
-        None => Ok(listener),
-    }
+    listener.l4_buffer(L4BufferSettings::new(READ_BUFFER_BYTES, WRITE_BUFFER_BYTES))
 }
 
 /// TLS with the certificates of all sites of a listener; `None` if it speaks in the clear.
-fn tls<'a>(sites: impl Iterator<Item = &'a Site>) -> Result<Option<TlsSettings>, ListenError> {
+fn tls(config: &Config, address: &Listen, gateway: &Gateway) -> Result<Option<Tls>, TlsError> {
+    let sites = config.site.iter();
     let certificates: Vec<_> = sites
+        .filter(|site| site.listen.contains(address))
         .filter_map(|site| site.tls.as_ref())
         .flat_map(|tls| &tls.certificates)
         .collect();
     if certificates.is_empty() {
         return Ok(None);
     }
-    let resolver = Certificates::load(certificates.into_iter())?;
-    let mut settings = TlsSettings::intermediate("", "")
-        .map_err(|error| ListenError::Settings(error.to_string()))?;
-    settings.set_cert_resolver(Arc::new(resolver));
-    settings.enable_h2();
-    Ok(Some(settings))
+    let metrics = gateway.server.metrics.clone();
+    Tls::new(certificates.into_iter(), &config.limits, metrics).map(Some)
 }
 
 /// A client whose machine vanished is noticed by the probes; one that takes nothing is cut off by
@@ -144,8 +130,26 @@ fn socket_options() -> TcpSocketOptions {
 /// The connections of a listener: counted and bounded.
 pub struct Connections {
     gateway: Arc<Gateway>,
-    metrics: Arc<Metrics>,
-    open: Arc<Semaphore>,
+    admission: Arc<Admission>,
+    tls: Option<Tls>,
+}
+
+impl Connections {
+    /// The stream of requests on a connection; `None` if the client does not come so far.
+    async fn secured(&self, stream: Stream) -> Option<Stream> {
+        match &self.tls {
+            None => Some(stream),
+            Some(tls) => {
+                let draining = &self.gateway.server.draining;
+                draining.run_until_cancelled(tls.accept(stream)).await?
+            }
+        }
+    }
+}
+
+fn peer(stream: &Stream) -> Option<IpAddr> {
+    let socket = stream.get_socket_digest()?;
+    Some(socket.peer_addr()?.as_inet()?.ip())
 }
 
 #[async_trait]
@@ -157,15 +161,9 @@ impl ServerApp for Connections {
         stream: Stream,
         shutdown: &ShutdownWatch,
     ) -> Option<Stream> {
-        let Ok(permit) = self.open.clone().try_acquire_owned() else {
-            // Closed at once: an answer would cost what there is too little of.
-            self.metrics.refused(Refusal::Connections).inc();
-            return None;
-        };
-        let open = Open {
-            _permit: permit,
-            _gauge: Held::new(&self.metrics.open_connections),
-        };
+        // Closed at once if it is refused: an answer would cost what there is too little of.
+        let open = self.admission.admit(|| peer(&stream))?;
+        let stream = self.secured(stream).await?;
         let (gateway, shutdown) = (self.gateway.clone(), shutdown.clone());
         tokio::spawn(async move {
             if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {

@@ -1,5 +1,6 @@
 //! The gateway: listeners, TLS, routing, and the way between Pingora's sessions and `serve`.
 
+mod admission;
 mod bare;
 mod body;
 mod connection;
@@ -9,6 +10,7 @@ mod events;
 mod facts;
 mod following;
 mod forward;
+mod head;
 mod http10;
 mod listen;
 mod plain;

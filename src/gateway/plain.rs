@@ -56,8 +56,8 @@ struct Call<'a> {
 
 impl Gateway {
     /// Answers the plain requests with which a connection goes on; `ahead` is what was read of it
-    /// before. Returns what was read of the first request that is not plain; `None` when the
-    /// connection has ended.
+    /// before. Returns what was read of the first request that is not plain, its head at least; `None`
+    /// when the connection has ended.
     pub(super) async fn serve_plain(
         &self,
         stream: &mut Stream,
@@ -78,7 +78,8 @@ impl Gateway {
             let read = ahead.split().freeze();
             let Some(call) = self.call(&read) else {
                 drop(ahead);
-                return Some(read.into());
+                // Boxed: it seldom waits.
+                return Box::pin(self.read_head(stream, read.into())).await;
             };
             ahead.extend_from_slice(&read[call.request.bytes..]);
             drop(read);

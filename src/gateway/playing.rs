@@ -1,8 +1,8 @@
 //! A recorded answer, on a connection without its session: as its client would have got it from the
 //! upstream. A recording that did not complete is an answer that breaks off.
 
+use super::admission::Open;
 use super::bare::{Begun, Connection};
-use super::connection::Open;
 use super::following::{Answer, Back};
 use super::session::Gateway;
 use super::wire::{left, write_chunk};

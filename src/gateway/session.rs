@@ -1,12 +1,14 @@
 //! From a Pingora session to `serve` and back.
 
+use super::admission::Open;
 use super::bare::{self, Begun, Connection};
 use super::body::Bodies;
-use super::connection::{Keeping, Open};
+use super::connection::Keeping;
 use super::crowd::Crowds;
 use super::events::Events;
 use super::facts::{access, host, location};
 use super::forward::Forwarder;
+use super::head::HeadLimits;
 use super::playing::Playing;
 use super::record;
 use super::respond::{self, Sent};
@@ -36,6 +38,7 @@ pub struct Gateway {
     pub(super) bodies: Arc<Bodies>,
     path_bytes_max: usize,
     header_bytes_max: usize,
+    pub(super) heads: HeadLimits,
     pub(super) write_timeout: Duration,
     pub(super) keeping: Keeping,
     pub(super) crowds: Crowds,
@@ -109,6 +112,7 @@ impl Gateway {
             routes,
             path_bytes_max: limits.path_bytes_max,
             header_bytes_max: limits.header_bytes_max,
+            heads: HeadLimits::new(limits),
             write_timeout: limits.write_timeout,
         }
     }

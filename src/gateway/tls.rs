@@ -1,6 +1,11 @@
-//! Certificates: several for one listener, chosen by the name that the client asks for.
+//! TLS: handshakes, and several certificates for one listener, chosen by the name that the client
+//! asks for.
 
-use crate::config::Certificate;
+use crate::config::{Certificate, Limits};
+use crate::observe::metrics::Metrics;
+use pingora::listeners::tls::{Acceptor, TlsSettings};
+use pingora::protocols::Stream;
+use pingora::protocols::l4::stream::Stream as Socket;
 use rustls::client::verify_server_name;
 use rustls::crypto::ring;
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
@@ -9,7 +14,9 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use thiserror::Error;
+use tokio::time::timeout;
 
 /// Why a certificate cannot be used.
 #[derive(Debug, Error)]
@@ -27,16 +34,57 @@ pub enum TlsError {
         key: PathBuf,
         source: rustls::Error,
     },
+    #[error("TLS cannot be set up: {0}")]
+    Settings(String),
+}
+
+/// The TLS of a listener.
+pub(super) struct Tls {
+    acceptor: Acceptor,
+    timeout: Duration,
+    metrics: Arc<Metrics>,
+}
+
+impl Tls {
+    pub(super) fn new<'a>(
+        certificates: impl Iterator<Item = &'a Certificate>,
+        limits: &Limits,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, TlsError> {
+        let resolver = Certificates::load(certificates)?;
+        let mut settings = TlsSettings::intermediate("", "")
+            .map_err(|error| TlsError::Settings(error.to_string()))?;
+        settings.set_cert_resolver(Arc::new(resolver));
+        settings.enable_h2();
+        Ok(Self {
+            acceptor: settings.build(),
+            timeout: limits.handshake_timeout,
+            metrics,
+        })
+    }
+
+    /// Shakes hands with a client that has just connected; `None` if that fails. Anybody can make
+    /// it fail, so it is counted and not worth a line of the log.
+    pub(super) async fn accept(&self, stream: Stream) -> Option<Stream> {
+        let socket = stream.into_any().downcast::<Socket>().ok()?;
+        let handshake = self.acceptor.tls_handshake(*socket);
+        let error = match timeout(self.timeout, handshake).await {
+            Ok(Ok(stream)) => return Some(Box::new(stream)),
+            Ok(Err(error)) => error.to_string(),
+            Err(late) => late.to_string(),
+        };
+        self.metrics.handshake_failures.inc();
+        tracing::debug!(error, "a TLS handshake failed");
+        None
+    }
 }
 
 /// The certificates of a listener.
 #[derive(Debug)]
-pub(super) struct Certificates(Vec<Arc<CertifiedKey>>);
+struct Certificates(Vec<Arc<CertifiedKey>>);
 
 impl Certificates {
-    pub(super) fn load<'a>(
-        certificates: impl Iterator<Item = &'a Certificate>,
-    ) -> Result<Self, TlsError> {
+    fn load<'a>(certificates: impl Iterator<Item = &'a Certificate>) -> Result<Self, TlsError> {
         let provider = ring::default_provider();
         let load = |certificate| load(certificate, &provider).map(Arc::new);
         certificates.map(load).collect::<Result<_, _>>().map(Self)

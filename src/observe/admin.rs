@@ -7,6 +7,7 @@
 //! request waits for it rather than calling it again.
 
 mod answer;
+mod connections;
 mod gate;
 mod purge;
 
@@ -27,6 +28,7 @@ use thiserror::Error;
 use tracing::{error, info};
 
 use self::answer::{Answer, Problem};
+pub use self::connections::Connections;
 use self::gate::{Gate, Unanswered};
 pub use self::purge::{Purge, PurgeTarget};
 use super::metrics::{CONTENT_TYPE, Metrics};
@@ -124,12 +126,12 @@ pub enum AddressError {
 ///
 /// A Unix socket is for its owner and group only (mode 0660): whoever reaches it can fill the disk
 /// with checkpoints.
-pub fn service(parts: Parts, address: &Listen) -> Result<Service<HttpServer<Admin>>, AddressError> {
+pub fn service(parts: Parts, address: &Listen) -> Result<Service<Connections>, AddressError> {
     let listener = match address {
         Listen::Tcp(address) => ListenerConfig::tcp(address.to_string()),
         Listen::Unix(path) => unix_listener(path)?,
     };
-    let app = HttpServer::new_app(Admin::new(parts));
+    let app = Connections::new(HttpServer::new_app(Admin::new(parts)));
     let mut service = Service::new("admin".to_owned(), app);
     service.add_listener(listener.l4_buffer(L4BufferSettings::new(BUFFER_BYTES, BUFFER_BYTES)));
     Ok(service)

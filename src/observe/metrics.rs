@@ -79,6 +79,8 @@ pub struct Metrics {
     pub expired_streams: IntCounter,
     /// Connections of clients that are open; [`Held`] counts one while it lives.
     pub open_connections: IntGauge,
+    /// Handshakes of TLS that failed or took too long.
+    pub handshake_failures: IntCounter,
     /// Streams whose home is elsewhere.
     pub edge: Arc<EdgeMetrics>,
     /// Upstreams' answers that become streams.
@@ -154,6 +156,10 @@ impl Metrics {
             open_connections: r.gauge(
                 "headwater_open_connections",
                 "Connections of clients that are open.",
+            ),
+            handshake_failures: r.counter(
+                "headwater_tls_handshake_failures_total",
+                "Handshakes of TLS that failed or took too long.",
             ),
             edge: Arc::new(EdgeMetrics::new(r)),
             recordings: Recordings::new(r),

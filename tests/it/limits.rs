@@ -3,7 +3,7 @@
 
 use crate::common::http::{Connection, EventStream};
 use crate::common::{Noise, Server, Setup, assert_problem, headwater, unique, wait_until};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 const TEXT: (&str, &str) = ("content-type", "text/plain");
 const BINARY: (&str, &str) = ("content-type", "application/octet-stream");
@@ -36,6 +36,42 @@ fn the_size_of_heads() {
     let small = "x".repeat(2_000);
     let response = connection.call("GET", &target, &[("x", &small)], b"");
     assert_eq!(response.unwrap().body, b"abc");
+    server.assert_healthy();
+}
+
+/// A head that is never finished takes no more than it may.
+#[test]
+fn heads_without_an_end() {
+    let mut server = limited("header_bytes_max = \"4KiB\"\npath_bytes_max = \"128B\"");
+    let refused = |begin: &str, rest: &str| {
+        let mut connection = server.connect();
+        connection.send(begin.as_bytes()).unwrap();
+        connection.send(rest.as_bytes()).unwrap();
+        let response = connection.response().unwrap();
+        assert!(connection.is_closed());
+        let status = response.status;
+        assert_problem(&response, status)
+    };
+    let much = "x".repeat(300_000);
+    assert_eq!(refused("GET / HTTP/1.1\r\na: ", &much), "HEADERS_TOO_LARGE");
+    assert_eq!(
+        refused("GET /a b HTTP/1.1\r\na: ", &much),
+        "HEADERS_TOO_LARGE"
+    );
+    assert_eq!(refused("GET /", &much), "PATH_TOO_LONG");
+    let many = "a: b\r\n".repeat(300);
+    assert_eq!(refused("GET / HTTP/1.1\r\n", &many), "HEADERS_TOO_LARGE");
+    // Who speaks something else need not say it all.
+    assert_eq!(refused("\u{16}\u{3}\u{1}", ""), "MALFORMED_REQUEST");
+    let metrics = String::from_utf8(server.admin("/metrics").body).unwrap();
+    let count = |status: &str| {
+        let series = format!("status=\"{status}\"}}");
+        let of_status = metrics.lines().filter(|line| line.contains(&series));
+        of_status
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok())
+            .sum::<u64>()
+    };
+    assert_eq!((count("431"), count("414")), (3, 1));
     server.assert_healthy();
 }
 
@@ -99,6 +135,65 @@ fn the_number_of_connections() {
         let metrics = String::from_utf8(server.admin("/metrics").body).unwrap();
         metrics.contains("headwater_open_connections 0\n")
     });
+    server.assert_healthy();
+}
+
+#[test]
+fn the_number_of_connections_from_one_address() {
+    let mut server = limited("connections_per_address_max = 3");
+    let target = unique("addresses");
+    server.create(&target, "text/plain", b"abc");
+    let works = |connection: &mut Connection| {
+        let response = connection.call("GET", &target, &[], b"");
+        response.is_ok_and(|response| response.status == 200)
+    };
+    let mut open: Vec<Connection> = Vec::new();
+    wait_until("the server takes no more", || {
+        let mut connection = server.connect();
+        let taken = works(&mut connection);
+        if taken {
+            open.push(connection);
+        }
+        assert!(open.len() <= 3);
+        !taken
+    });
+    assert_eq!(open.len(), 3);
+    let elsewhere = Command::new("curl")
+        .args(["--silent", "--fail", "--interface", "127.0.0.2"])
+        .arg(format!("http://{}{target}", server.address()))
+        .output()
+        .unwrap();
+    assert_eq!(elsewhere.stdout, b"abc", "{elsewhere:?}");
+    let metrics = String::from_utf8(server.admin("/metrics").body).unwrap();
+    let refused = "headwater_refusals_total{reason=\"connections_per_address\"} ";
+    assert!(metrics.contains(refused));
+    assert!(!metrics.contains(&format!("{refused}0\n")));
+    drop(open);
+    wait_until("there is room again", || works(&mut server.connect()));
+    server.assert_healthy();
+}
+
+/// Who says nothing to the admin listener keeps nobody else away for long, nor takes files.
+#[test]
+fn the_number_of_admin_connections() {
+    let mut server = limited("");
+    let address = server.admin_address();
+    let works = || {
+        let mut connection = Connection::open(address).unwrap();
+        let response = connection.call("GET", "/healthz", &[], b"");
+        response.is_ok_and(|response| response.status == 200)
+    };
+    let mut silent = Vec::new();
+    wait_until("no more are taken", || {
+        silent.push(Connection::open(address).unwrap());
+        !works()
+    });
+    assert!(silent.len() >= 64);
+    let target = unique("admin");
+    server.create(&target, "text/plain", b"abc");
+    silent.truncate(60);
+    wait_until("there is room again", works);
+    drop(silent);
     server.assert_healthy();
 }
 

@@ -3,7 +3,8 @@
 //! and Unix sockets.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
@@ -71,6 +72,52 @@ impl TlsServer {
         assert_eq!(answer.version, "2", "{answer:?}");
         answer
     }
+}
+
+/// Who connects and does not shake hands counts as connected, and is cut off.
+#[test]
+fn handshakes_that_never_come() {
+    let tls = TlsServer::start(Setup {
+        limits: "connections_max = 4\nhandshake_timeout = \"1s\"".to_owned(),
+        ..Setup::quick()
+    });
+    let address = tls.server.address();
+    let target = unique("handshakes");
+    let put = || {
+        let mut curl = tls.curl(HOSTS[0], &target);
+        curl.args(["-X", "PUT", "-H", "content-type: text/plain"]);
+        run(&mut curl).status.success()
+    };
+    let silent: Vec<_> = (0..4)
+        .map(|_| TcpStream::connect(address).unwrap())
+        .collect();
+    let figure = |name| figure(&tls.server, name);
+    wait_until("they are cut off", || {
+        figure("headwater_tls_handshake_failures_total") == 4
+    });
+    for mut silent in silent {
+        assert!(!silent.read(&mut [0]).is_ok_and(|bytes| bytes > 0));
+    }
+    wait_until("there is room again", put);
+    let mut wrong = TcpStream::connect(address).unwrap();
+    wrong.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    wait_until("it is refused", || {
+        figure("headwater_tls_handshake_failures_total") == 5
+    });
+    assert!(
+        !tls.server.said().contains("ERROR"),
+        "{}",
+        tls.server.said()
+    );
+    let refused = figure("headwater_refusals_total{reason=\"connections\"}");
+    let all: Vec<_> = (0..8)
+        .map(|_| TcpStream::connect(address).unwrap())
+        .collect();
+    wait_until("those that shake hands are counted", || {
+        figure("headwater_refusals_total{reason=\"connections\"}") >= refused + 4
+    });
+    drop(all);
+    wait_until("there is room again", put);
 }
 
 /// Waits for what it is told to, and reports how it went in its last line.

@@ -117,6 +117,8 @@ impl From<Live> for Mode {
 pub enum Refusal {
     /// The limit of open connections.
     Connections,
+    /// The limit of open connections from one address.
+    ConnectionsPerAddress,
     /// The limit of a request body's size.
     Body,
     /// The memory for all request bodies that are being received, or the turns at framing long ones.
@@ -137,8 +139,9 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them, in the order of their places.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Connections,
+        Self::ConnectionsPerAddress,
         Self::Body,
         Self::BodyMemory,
         Self::Queue,
@@ -153,6 +156,7 @@ impl Refusal {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Connections => "connections",
+            Self::ConnectionsPerAddress => "connections_per_address",
             Self::Body => "body",
             Self::BodyMemory => "body_memory",
             Self::Queue => "queue",
