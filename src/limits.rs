@@ -23,6 +23,14 @@ pub struct Limits {
     #[schemars(with = "SizeText")]
     pub bodies_in_flight_bytes_max: u64,
 
+    /// The most memory that all answers being sent may take together, beside what is kept for many
+    /// (`log.cache_bytes`): pieces of long answers, and appends of more than 64 KiB to live readers.
+    /// Beyond it an answer waits for room, for `write_timeout` at the most and not at all if it is one
+    /// append of more than 256 KiB; then it is answered with 503 or, if it has begun, broken off.
+    #[serde(with = "units::size")]
+    #[schemars(with = "SizeText")]
+    pub answers_in_flight_bytes_max: u64,
+
     /// The longest path of a request. A longer one is answered with 414.
     #[serde(with = "units::size")]
     #[schemars(with = "SizeText")]
@@ -116,6 +124,7 @@ impl Default for Limits {
         Self {
             body_bytes_max: 64 << 20,
             bodies_in_flight_bytes_max: 256 << 20,
+            answers_in_flight_bytes_max: 512 << 20,
             path_bytes_max: 1 << 10,
             header_bytes_max: 32 << 10,
             producers_per_stream_max: 100_000,

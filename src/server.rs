@@ -15,7 +15,7 @@ use crate::observe::admin::{self, CheckpointError, Parts, Readiness};
 use crate::observe::logs;
 use crate::observe::metrics::Metrics;
 use crate::recorder::{RecordError, Recorder};
-use crate::serve::{Bodies, Reads, Server, Turns};
+use crate::serve::{Bodies, Outgoing, Reads, Server, Turns};
 use pingora::server::ListenFds;
 use pingora::services::Service as _;
 use pingora::services::listening::Service;
@@ -167,6 +167,7 @@ fn start_log(
         producers_max: config.limits.producers_per_stream_max as u32,
         queue_wait: config.limits.queue_wait,
     };
+    let limits = &config.limits;
     let clock = Arc::new(SystemClock);
     let (log, work) = Log::open(rocks.clone(), clock.clone(), metrics.clone(), &options)?;
     let stop_work = CancellationToken::new();
@@ -176,6 +177,10 @@ fn start_log(
         clock,
         metrics: metrics.clone(),
         bodies: Bodies::new(config.log.bodies_bytes(), config.limits.queue_wait),
+        outgoing: Arc::new(Outgoing::new(
+            limits.answers_in_flight_bytes_max,
+            limits.write_timeout,
+        )),
         reads: Reads::default(),
         framing: Turns::new(1, config.limits.queue_wait),
         producers_max: options.producers_max,
@@ -186,12 +191,7 @@ fn start_log(
 }
 
 fn start_recorder(config: &Config, server: &Arc<Server>) -> Arc<Recorder> {
-    Arc::new(Recorder::new(
-        server.log.clone(),
-        server.clock.clone(),
-        server.metrics.clone(),
-        config.limits.recordings_max,
-    ))
+    Arc::new(Recorder::new(server, config.limits.recordings_max))
 }
 
 /// What edge routes share, if there is one.

@@ -33,12 +33,7 @@ impl Listening {
         );
         let config: Config = toml::from_str(&config).expect("a configuration");
         let server = &world.server;
-        let recorder = Recorder::new(
-            server.log.clone(),
-            server.clock.clone(),
-            server.metrics.clone(),
-            1,
-        );
+        let recorder = Recorder::new(server, 1);
         let (stop, stopped) = watch::channel(false);
         let _on = world.runtime.enter();
         let addresses = config.site.iter().flat_map(|site| &site.listen);

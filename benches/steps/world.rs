@@ -9,7 +9,7 @@ use headwater::log::rocks::Rocks;
 use headwater::log::{Log, Options};
 use headwater::observe::metrics::Metrics;
 use headwater::protocol::request::parse;
-use headwater::serve::{Bodies, Body, Reads, Reply, Route, Server, Target, Turns};
+use headwater::serve::{Bodies, Body, Outgoing, Reads, Reply, Route, Server, Target, Turns};
 use headwater::types::StreamPath;
 use http::{HeaderMap, HeaderValue, Method, header};
 use std::sync::Arc;
@@ -69,6 +69,7 @@ impl World {
             clock,
             metrics,
             bodies: Bodies::new(config.bodies_bytes(), options.queue_wait),
+            outgoing: Arc::new(Outgoing::new(1 << 30, options.queue_wait)),
             reads: Reads::default(),
             framing: Turns::new(1, options.queue_wait),
             producers_max: 100,

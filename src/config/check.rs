@@ -147,6 +147,13 @@ impl Check<'_, '_> {
         self.size(section, "body_bytes_max", limits.body_bytes_max, 1, 1 << 30);
         self.size(
             section,
+            "answers_in_flight_bytes_max",
+            limits.answers_in_flight_bytes_max,
+            1 << 20,
+            1 << 40,
+        );
+        self.size(
+            section,
             "path_bytes_max",
             limits.path_bytes_max as u64,
             1,

@@ -87,6 +87,8 @@ pub enum ReadError {
     Gone,
     #[error("the stream begins at {}: what was before it was trimmed", Offset(*earliest))]
     Trimmed { earliest: Position },
+    #[error("too much is being sent at this time")]
+    NoRoom,
 }
 
 impl ReadError {

@@ -53,7 +53,7 @@ impl Recorder {
         Ok(match self.start(route, running, request).await? {
             Answered::Passed(response) => Opened::Passed(response),
             Answered::Recording { started, head } => {
-                let playback = Playback::new(&self.log, &started, route.heartbeat, Some(reader));
+                let playback = Playback::new(self, &started, route.heartbeat, Some(reader));
                 let playback = Box::new(playback.of_lasting(route));
                 Opened::Recorded {
                     head,

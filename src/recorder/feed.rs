@@ -108,7 +108,7 @@ impl Recorder {
         recording: &Recording,
         reader: Reader,
     ) -> Playback {
-        let playback = Playback::new(&self.log, started, route.heartbeat, Some(reader));
+        let playback = Playback::new(self, started, route.heartbeat, Some(reader));
         playback.until(&recording.over)
     }
 
@@ -278,7 +278,7 @@ impl Recorder {
         let Ok(view) = started.stream.view(self.clock.now_ms()) else {
             return Ok(None);
         };
-        let mut playback = Playback::new(&self.log, started, Duration::ZERO, None);
+        let mut playback = Playback::new(self, started, Duration::ZERO, None);
         playback.go_to(view.last_seal.max(view.earliest));
         let mut search = LastIdSearch::new(&format!("{}.", recording.id));
         playback.read_durable(|bytes| search.take(bytes)).await?;

@@ -34,7 +34,7 @@ use crate::clock::Clock;
 use crate::config;
 use crate::log::{CommitError, CreateError, Log, ReadError};
 use crate::observe::metrics::{Metrics, UpstreamFailure};
-use crate::serve::ServeError;
+use crate::serve::{Outgoing, ServeError, Server};
 use crate::types::StreamPath;
 use crate::upstream::guard::GuardError;
 use crate::upstream::{Client, ExchangeError, UpstreamError, Upstreams};
@@ -51,6 +51,7 @@ use tokio_util::sync::CancellationToken;
 /// Records the answers of upstreams.
 pub struct Recorder {
     log: Arc<Log>,
+    outgoing: Arc<Outgoing>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     client: Client,
@@ -96,18 +97,15 @@ pub enum RecordError {
 }
 
 impl Recorder {
-    pub fn new(
-        log: Arc<Log>,
-        clock: Arc<dyn Clock>,
-        metrics: Arc<Metrics>,
-        recordings_max: usize,
-    ) -> Self {
+    /// Records into the log of a server.
+    pub fn new(server: &Server, recordings_max: usize) -> Self {
         Self {
-            naming: Naming::new(&log.secret()),
-            log,
+            naming: Naming::new(&server.log.secret()),
+            log: server.log.clone(),
+            outgoing: server.outgoing.clone(),
             client: Client::new(),
-            clock,
-            metrics,
+            clock: server.clock.clone(),
+            metrics: server.metrics.clone(),
             running: Mutex::default(),
             callers: Mutex::default(),
             permits: Arc::new(Semaphore::new(recordings_max)),

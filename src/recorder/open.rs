@@ -257,7 +257,7 @@ impl Recorder {
     ) -> Result<Opened, RecordError> {
         self.log.touch(&started.stream);
         let path = started.stream.path().clone();
-        let playback = Playback::new(&self.log, started, route.heartbeat, reader);
+        let playback = Playback::new(self, started, route.heartbeat, reader);
         let mut playback = playback.of_lasting(route);
         let Some(last_event) = &wanted.last_event else {
             self.metrics.recordings.attached(Way::Key).inc();

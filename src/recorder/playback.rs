@@ -1,5 +1,6 @@
 //! A recorded answer as its client gets it: the upstream's bytes, as far as they are durable.
 
+use super::Recorder;
 use super::framing::{BYTE_ORDER_MARK, Boundary, Framing};
 use super::open::LastEvent;
 use super::readers::Reader;
@@ -9,6 +10,7 @@ use super::seek::Seek;
 use crate::frame::Frames;
 use crate::hub::{Follower, Run};
 use crate::log::{AnswerBody, Log, Look, ReadError, Stream};
+use crate::serve::Outgoing;
 use crate::types::{Outcome, Position, StreamEnd, StreamId};
 use crate::waits::{Alarm, Seldom};
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -21,9 +23,13 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 /// A comment, which every client ignores.
 const HEARTBEAT: &[u8] = b": heartbeat\n\n";
 
+/// So many bytes at once take of the memory for all that is sent.
+const LARGE_BYTES_MIN: usize = 64 * 1024;
+
 /// A reader of a recording from some event on.
 pub struct Playback {
     log: Arc<Log>,
+    outgoing: Arc<Outgoing>,
     stream: Arc<Stream>,
     id: StreamId,
     at: Position,
@@ -76,14 +82,15 @@ pub enum Next {
 impl Playback {
     /// From the beginning.
     pub(super) fn new(
-        log: &Arc<Log>,
+        recorder: &Recorder,
         started: &Started,
         heartbeat: Duration,
         reader: Option<Reader>,
     ) -> Self {
         let framing = Framing::of(started.content_type());
         Self {
-            log: log.clone(),
+            log: recorder.log.clone(),
+            outgoing: recorder.outgoing.clone(),
             stream: started.stream.clone(),
             id: started.meta.id,
             at: 0,
@@ -301,8 +308,30 @@ impl Playback {
         }
     }
 
-    /// What there is now.
+    /// What there is now: if that is large, once there is room for it.
     async fn read(&mut self) -> Result<Found, ReadError> {
+        let mut waited = None;
+        loop {
+            let at = self.at;
+            let found = self.read_once().await?;
+            let Found::Bytes(bytes) = found else {
+                return Ok(found);
+            };
+            let large = bytes.len();
+            if large < LARGE_BYTES_MIN {
+                return Ok(Found::Bytes(bytes));
+            }
+            if let Some(room) = waited.take().or_else(|| self.outgoing.take(large)) {
+                return Ok(Found::Bytes(room.hold(bytes)));
+            }
+            drop(bytes);
+            self.at = at;
+            let room = Box::pin(self.outgoing.wait(large)).await;
+            waited = Some(room.ok_or(ReadError::NoRoom)?);
+        }
+    }
+
+    async fn read_once(&mut self) -> Result<Found, ReadError> {
         let answer = match self.log.look(&self.stream, self.at)? {
             Look::Known(answer) => answer,
             Look::Stored(_) => Box::pin(self.log.answer(&self.stream, self.at)).await?,

@@ -4,6 +4,7 @@ use super::bodies::{Held, Kept};
 use super::encode::{PIECE_BYTES, Piece, encode, length, put_messages};
 use super::{Server, Sse};
 use crate::frame;
+use crate::hub::Run;
 use crate::log::{Answer, AnswerBody, Part, ReadError};
 use crate::types::{Kind, Position};
 use async_trait::async_trait;
@@ -68,12 +69,7 @@ impl Body {
                 }
                 (parts_of(body), server.bodies.hold(&kept), Some(kept.bytes))
             }
-            (None, AnswerBody::Hot(runs)) => {
-                let messages = runs.iter().map(|run| frame::measure(&run.frames, 0).0);
-                let body = encode(kind, &runs);
-                server.metrics.read.add(body.len() as u64, messages.sum());
-                return Ok(Self::Full(body));
-            }
+            (None, AnswerBody::Hot(runs)) => return Self::of_runs(server, kind, &runs),
             (None, AnswerBody::Cold(parts)) => {
                 let measured = server.log.measure(&parts, answer.from).await?;
                 let length = measured.map(|(messages, bytes)| length(kind, messages, bytes));
@@ -90,6 +86,22 @@ impl Body {
             begun: false,
             length,
         })))
+    }
+
+    /// The body of an answer that is in memory.
+    fn of_runs(server: &Server, kind: Kind, runs: &[Run]) -> Result<Self, ReadError> {
+        let bytes = runs.iter().map(|run| run.frames.len()).sum();
+        let room = match bytes {
+            0..=PIECE_BYTES => None,
+            bytes => Some(server.outgoing.take(bytes).ok_or(ReadError::NoRoom)?),
+        };
+        let messages = runs.iter().map(|run| frame::measure(&run.frames, 0).0);
+        let body = encode(kind, runs);
+        server.metrics.read.add(body.len() as u64, messages.sum());
+        Ok(Self::Full(match room {
+            Some(room) => room.hold(body),
+            None => body,
+        }))
     }
 }
 
@@ -114,13 +126,29 @@ impl Pieces {
         }
         let piece = match self.held.piece(self.at) {
             Some(piece) => piece,
-            None => self.read().await?,
+            None => self.read_with_room().await?,
         };
         self.begun = true;
         self.at = piece.to;
         let metrics = &self.server.metrics;
         metrics.read.add(piece.plain_bytes, piece.messages);
         Ok(Some(piece.bytes))
+    }
+
+    /// Reads the next piece from the log, and again once there is room for it.
+    async fn read_with_room(&self) -> Result<Piece, ReadError> {
+        let outgoing = &self.server.outgoing;
+        let mut waited = None;
+        loop {
+            let mut piece = self.read().await?;
+            let bytes = piece.bytes.len();
+            if let Some(room) = waited.take().or_else(|| outgoing.take(bytes)) {
+                piece.bytes = room.hold(piece.bytes);
+                return Ok(piece);
+            }
+            drop(piece);
+            waited = Some(outgoing.wait(bytes).await.ok_or(ReadError::NoRoom)?);
+        }
     }
 
     /// Reads the next piece from the log.

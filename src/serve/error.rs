@@ -203,7 +203,9 @@ impl ServeError {
             Self::NameTaken => (S::CONFLICT, "RECORDING_NAME_TAKEN"),
             Self::Aborted => (S::CONFLICT, "RECORDING_ABORTED"),
             Self::OriginAway => (S::SERVICE_UNAVAILABLE, "ORIGIN_AWAY"),
-            Self::TooManyFetches => (S::SERVICE_UNAVAILABLE, "TOO_MANY_FETCHES"),
+            Self::TooManyFetches | Self::Read(ReadError::NoRoom) => {
+                (S::SERVICE_UNAVAILABLE, "TOO_MANY_FETCHES")
+            }
             Self::TooManyFollowed => (S::SERVICE_UNAVAILABLE, "TOO_MANY_FOLLOWED_STREAMS"),
             Self::Loop => (S::LOOP_DETECTED, "LOOP"),
         }
@@ -217,7 +219,7 @@ impl ServeError {
             Self::TooManyReaders => Some(Refusal::Readers),
             Self::TooManyRecordings | Self::CallerBusy => Some(Refusal::Recordings),
             Self::Commit(CommitError::Overloaded) => Some(Refusal::Queue),
-            Self::TooManyFetches => Some(Refusal::Fetches),
+            Self::TooManyFetches | Self::Read(ReadError::NoRoom) => Some(Refusal::Fetches),
             Self::TooManyFollowed => Some(Refusal::FollowedStreams),
             Self::Refused(AppendRefusal::TooManyProducers(_)) => Some(Refusal::Producers),
             _ => None,

@@ -210,6 +210,7 @@ impl Source for LogSource {
         self.read().await.map_err(|error| match error {
             // A reader that fell behind what is kept learns it when it comes back.
             ReadError::Gone | ReadError::Trimmed { .. } => LiveEnd::StreamGone,
+            ReadError::NoRoom => LiveEnd::Failed("too much is being sent"),
             error => {
                 tracing::warn!(%error, "a live read failed");
                 LiveEnd::Failed("the log could not be read")
@@ -378,8 +379,31 @@ fn is_large(runs: &[Run]) -> bool {
     bytes(runs) as u64 >= LARGE_BYTES_MIN
 }
 
-/// Reads what there is at a place of a stream, and makes an event of it if it is large.
+/// Reads what there is at a place of a stream, and makes an event of it if it is large: again, once
+/// there is room for it.
 async fn read(
+    server: &Server,
+    stream: &Arc<Stream>,
+    kind: Kind,
+    place: Place,
+) -> Result<Read, ReadError> {
+    let mut waited = None;
+    loop {
+        let mut read = read_once(server, stream, kind, place).await?;
+        let Read::Large(large) = &mut read else {
+            return Ok(read);
+        };
+        let bytes = large.event.len();
+        large.room = waited.take().or_else(|| server.outgoing.take(bytes));
+        if large.room.is_some() {
+            return Ok(read);
+        }
+        drop(read);
+        waited = Some(server.outgoing.wait(bytes).await.ok_or(ReadError::NoRoom)?);
+    }
+}
+
+async fn read_once(
     server: &Server,
     stream: &Arc<Stream>,
     kind: Kind,
@@ -413,6 +437,7 @@ fn large(kind: Kind, encoding: Encoding, runs: &[Run]) -> Large {
         to: runs.last().map_or(0, Run::end),
         messages,
         bytes,
+        room: None,
     }
 }
 

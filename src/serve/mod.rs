@@ -13,6 +13,7 @@ mod framing;
 mod get;
 mod head;
 mod live;
+mod outgoing;
 mod post;
 mod put;
 mod reads;
@@ -25,6 +26,7 @@ pub use bodies::Bodies;
 pub use body::{Body, Broken, Passed, Pieces};
 pub use compress::compress;
 pub use error::ServeError;
+pub use outgoing::{Outgoing, Room};
 pub use reads::Reads;
 pub use sse::{Hot, LiveReader, Source, Sse};
 pub use turns::Turns;
@@ -50,6 +52,8 @@ pub struct Server {
     pub metrics: Arc<Metrics>,
     /// Bodies of answers that were made before.
     pub bodies: Bodies,
+    /// Room for what is sent and kept for nobody else.
+    pub outgoing: Arc<Outgoing>,
     /// What live readers are reading from the store.
     pub reads: Reads,
     /// Turns at framing long request bodies.

@@ -3,6 +3,7 @@
 //! A large append is not in memory. Without this, each of its live readers would read it from the
 //! store and hold it encoded, all at the same time.
 
+use super::outgoing::Room;
 use crate::hub::Run;
 use crate::protocol::sse::Encoding;
 use crate::types::{Position, StreamId};
@@ -34,6 +35,8 @@ pub(super) struct Large {
     pub(super) to: Position,
     pub(super) messages: u64,
     pub(super) bytes: u64,
+    /// What the event takes of the memory for all.
+    pub(super) room: Option<Room>,
 }
 
 /// What is read or held by readers now. What lies between two positions never changes, so whoever
@@ -66,6 +69,7 @@ impl Reads {
             Read::Small(runs) => Read::Small(runs.clone()),
             Read::Large(large) => Read::Large(Large {
                 event: Bytes::from_owner(Held(cell.clone())),
+                room: None,
                 ..*large
             }),
         })
@@ -115,6 +119,7 @@ mod tests {
             to: 104,
             messages: 1,
             bytes: 100,
+            room: None,
         })
     }
 

@@ -5,7 +5,7 @@ mod live;
 mod trimming;
 mod turns;
 
-use super::{Bodies, Body, Reads, Reply, Route, ServeError, Server, Target, Turns};
+use super::{Bodies, Body, Outgoing, Reads, Reply, Route, ServeError, Server, Target, Turns};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{LogConfig, Streams};
 use crate::frame;
@@ -145,6 +145,7 @@ impl World {
                 clock,
                 metrics,
                 bodies: Bodies::new(config.bodies_bytes(), queue_wait),
+                outgoing: Arc::new(Outgoing::new(64 << 20, queue_wait)),
                 reads: Reads::default(),
                 framing: Turns::new(1, queue_wait),
                 producers_max: 10,

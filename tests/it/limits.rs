@@ -359,3 +359,78 @@ fn readers_that_take_nothing() {
     assert_eq!(server.read_all(&target).len(), 64 << 20);
     server.assert_healthy();
 }
+
+/// What is sent to clients who take it slowly is bounded; there is room again when they leave.
+#[test]
+fn large_answers_that_nobody_takes() {
+    let mut server = Setup {
+        limits: "answers_in_flight_bytes_max = \"16MiB\"".to_owned(),
+        // So little that none of them is kept.
+        log: "cache_bytes = \"8MiB\"".to_owned(),
+        ..Setup::quick()
+    }
+    .start();
+    let targets: Vec<_> = (0..3).map(|n| unique(&format!("large-{n}"))).collect();
+    let append = Noise::bytes(1, 8_000_000);
+    for target in &targets {
+        server.create(target, BINARY.1, b"");
+        server.append(target, BINARY.1, &append);
+    }
+    let open = |target: &str| {
+        let mut reader = server.connect();
+        let target = format!("{target}?offset=-1");
+        reader.send_request("GET", &target, &[], b"").unwrap();
+        reader
+    };
+    let mut slow: Vec<_> = targets[..2].iter().map(|target| open(target)).collect();
+    for reader in &mut slow {
+        assert_eq!(reader.read_head().unwrap().status, 200);
+    }
+    let refused = open(&targets[2]).response().unwrap();
+    assert_eq!(assert_problem(&refused, 503), "TOO_MANY_FETCHES");
+    refused.expect("retry-after");
+    slow.pop();
+    wait_until("there is room again", || {
+        let response = open(&targets[2]).response().unwrap();
+        response.status == 200 && response.body == append
+    });
+    drop(slow);
+    server.assert_healthy();
+}
+
+/// Readers of a long history share little memory: each comes to its end.
+#[test]
+fn many_long_answers_at_one_time() {
+    let mut server = Setup {
+        limits: "answers_in_flight_bytes_max = \"1MiB\"\nwrite_timeout = \"1h\"".to_owned(),
+        log: "cache_bytes = \"8MiB\"".to_owned(),
+        ..Setup::quick()
+    }
+    .start();
+    let target = unique("long");
+    server.create(&target, BINARY.1, b"");
+    let append = Noise::bytes(1, 100_000);
+    for _ in 0..100 {
+        server.append(&target, BINARY.1, &append);
+    }
+    let whole = append.repeat(100);
+    let address = server.address();
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| assert!(server.read_all(&target) == whole));
+            scope.spawn(|| {
+                let sse = format!("{target}?offset=-1&live=sse");
+                let mut events = EventStream::open(address, &sse).unwrap();
+                let mut encoded = String::new();
+                let mut tail = false;
+                while !tail {
+                    let (data, control) = events.next_batch().unwrap().expect("an event");
+                    encoded.push_str(&data);
+                    tail = control["upToDate"] == true;
+                }
+                assert!(encoded.len() > whole.len());
+            });
+        }
+    });
+    server.assert_healthy();
+}
