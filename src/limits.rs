@@ -18,7 +18,9 @@ pub struct Limits {
     pub body_bytes_max: u64,
 
     /// The most memory that all request bodies being received may take together. Beyond it a new
-    /// body waits for room, and is answered with 503 when none comes within `queue_wait`.
+    /// body waits for room, and is answered with 503 when none comes within `queue_wait`. When it has
+    /// waited for half of that, bodies that come slowly for what they hold give way, the slowest
+    /// first: they are answered with 503.
     #[serde(with = "units::size")]
     #[schemars(with = "SizeText")]
     pub bodies_in_flight_bytes_max: u64,

@@ -1,14 +1,16 @@
 //! Reading request bodies: whole, bounded, and not all at once.
 
+use super::receiving::{Incoming, Receiving};
 use crate::config::Limits;
 use crate::serve::ServeError;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, header};
 use pingora::ErrorType;
 use pingora::protocols::http::ServerSession;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 /// Bytes that a permit stands for.
@@ -21,6 +23,7 @@ const DRAIN_TIME_MAX: Duration = Duration::from_secs(30);
 /// The memory for bodies on their way.
 pub(super) struct Bodies {
     permits: Arc<Semaphore>,
+    receiving: Receiving,
     bytes_max: u64,
     timeout: Duration,
     wait_max: Duration,
@@ -40,6 +43,7 @@ impl Bodies {
             .clamp(1, Semaphore::MAX_PERMITS as u64);
         Self {
             permits: Arc::new(Semaphore::new(permits as usize)),
+            receiving: Receiving::default(),
             bytes_max: limits.body_bytes_max,
             timeout: limits.body_timeout,
             wait_max: limits.queue_wait,
@@ -52,7 +56,8 @@ impl Bodies {
     }
 
     /// Reads the body of a request. After an error the rest of it has been read as far as is
-    /// reasonable, so that the client comes to read the answer.
+    /// reasonable, so that the client comes to read the answer, unless
+    /// [the error ends the connection](ServeError::ends_connection).
     pub(super) async fn read(&self, session: &mut ServerSession) -> Result<Held, ServeError> {
         if session.is_body_empty() {
             return Ok(Held {
@@ -73,28 +78,42 @@ impl Bodies {
             // Pingora gives up the connection at any answer before the body's end.
             session.set_keepalive(keepalive);
         }
-        let read = self.collect(session, length).await;
+        let read = self.receive(session, length).await;
         match &read {
             // What follows on the connection is not known to be a request.
-            Err(ServeError::BodyBroken | ServeError::BodyTimeout { .. }) => {
-                session.set_keepalive(None);
-            }
+            Err(error) if error.ends_connection() => session.set_keepalive(None),
             Err(_) => self.drain(session).await,
             Ok(_) => {}
         }
         read
     }
 
+    /// Collects a body, unless it is slow and must give way.
+    async fn receive(
+        &self,
+        session: &mut ServerSession,
+        length: Option<u64>,
+    ) -> Result<Held, ServeError> {
+        let incoming = self.receiving.begin();
+        tokio::select! {
+            biased;
+            read = self.collect(session, length, &incoming) => read,
+            () = incoming.asked() => Err(ServeError::BodyTooSlow),
+        }
+    }
+
     async fn collect(
         &self,
         session: &mut ServerSession,
         length: Option<u64>,
+        incoming: &Incoming<'_>,
     ) -> Result<Held, ServeError> {
         let mut permits = Vec::new();
         let mut reserved = 0;
         let expected = length.unwrap_or(0).min(RESERVE_STEP_BYTES);
         let mut whole = BytesMut::with_capacity(expected as usize);
         while let Some(bytes) = self.next(session).await? {
+            incoming.receive(bytes.len());
             let total = (whole.len() + bytes.len()) as u64;
             if total > self.bytes_max {
                 return Err(self.too_large());
@@ -105,7 +124,7 @@ impl Bodies {
                 let ahead = reserved.min(RESERVE_STEP_BYTES);
                 let step = ahead.min(self.bytes_max.saturating_sub(reserved));
                 let step = step.max(total - reserved).div_ceil(PERMIT_BYTES);
-                permits.push(self.reserve(step).await?);
+                permits.push(self.reserve(step, incoming).await?);
                 reserved += step * PERMIT_BYTES;
             }
             if length == Some(bytes.len() as u64) {
@@ -138,19 +157,32 @@ impl Bodies {
         })
     }
 
-    async fn reserve(&self, permits: u64) -> Result<OwnedSemaphorePermit, ServeError> {
+    async fn reserve(
+        &self,
+        permits: u64,
+        incoming: &Incoming<'_>,
+    ) -> Result<OwnedSemaphorePermit, ServeError> {
         let permits = permits as u32;
         if let Ok(permit) = self.permits.clone().try_acquire_many_owned(permits) {
             return Ok(permit);
         }
-        let waited = timeout(
-            self.wait_max,
-            self.permits.clone().acquire_many_owned(permits),
-        )
-        .await;
-        match waited {
+        let waited = timeout(self.wait_max, self.wait_for_room(permits));
+        match incoming.wait(waited).await {
             Ok(Ok(permit)) => Ok(permit),
             Ok(Err(_)) | Err(_) => Err(ServeError::TooManyBodies),
+        }
+    }
+
+    /// Waits for room, for half of the time without anybody else noticing.
+    async fn wait_for_room(&self, permits: u32) -> Result<OwnedSemaphorePermit, AcquireError> {
+        let mut room = pin!(self.permits.clone().acquire_many_owned(permits));
+        if let Ok(room) = timeout(self.wait_max / 2, &mut room).await {
+            return room;
+        }
+        tokio::select! {
+            biased;
+            room = room => room,
+            never = self.receiving.make_room() => match never {},
         }
     }
 

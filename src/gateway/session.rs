@@ -132,6 +132,7 @@ impl Gateway {
             }
             Err(error) => (Err(error), None),
         };
+        let still_sends = matches!(answer, Err(ServeError::BodyTooSlow));
         let sent = match answer {
             Ok(Answer::Reply(Reply {
                 head,
@@ -152,11 +153,7 @@ impl Gateway {
             Ok(Answer::Forward(forwarder)) => return Ok(Handled::Forward(forwarder)),
             Ok(Answer::Nobody) => Sent::client_left(),
             Err(error) => {
-                let is_over = matches!(
-                    error,
-                    ServeError::BodyTimeout { .. } | ServeError::BodyBroken
-                );
-                if !is_over {
+                if !error.ends_connection() {
                     Box::pin(self.bodies.drain(session)).await;
                 }
                 let reply = self.refuse(error, route.as_deref());
@@ -168,6 +165,10 @@ impl Gateway {
             &asked,
             &sent,
         );
+        if still_sends && !session.is_http2() {
+            // Were the connection closed at once, it might be reset before the answer is read.
+            Box::pin(self.bodies.drain(session)).await;
+        }
         match sent.broken {
             None => Ok(Handled::Answered),
             Some(error) => Err(error),

@@ -38,6 +38,8 @@ pub enum ServeError {
     BodyTimeout { seconds: u64 },
     #[error("the body broke off")]
     BodyBroken,
+    #[error("the body came slowly while others waited for its room; try again later")]
+    BodyTooSlow,
     #[error("an append needs a body, or Stream-Closed: true")]
     EmptyBody,
     #[error("an append needs a Content-Type")]
@@ -180,7 +182,7 @@ impl ServeError {
             Self::Read(ReadError::Corrupt(Corrupt(_))) => {
                 (S::INTERNAL_SERVER_ERROR, "STORAGE_CORRUPT")
             }
-            Self::TooManyBodies => (S::SERVICE_UNAVAILABLE, "TOO_MANY_BODIES"),
+            Self::TooManyBodies | Self::BodyTooSlow => (S::SERVICE_UNAVAILABLE, "TOO_MANY_BODIES"),
             Self::TooManyReaders => (S::SERVICE_UNAVAILABLE, "TOO_MANY_READERS"),
             Self::Subscriptions => (S::NOT_IMPLEMENTED, "SUBSCRIPTIONS_NOT_IMPLEMENTED"),
             Self::ReadOnly | Self::Tunnel => (S::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED"),
@@ -211,11 +213,20 @@ impl ServeError {
         }
     }
 
+    /// Whether the rest of the request's body is not read before the answer, so that no other request
+    /// can follow it on its connection.
+    pub fn ends_connection(&self) -> bool {
+        matches!(
+            self,
+            Self::BodyTimeout { .. } | Self::BodyBroken | Self::BodyTooSlow
+        )
+    }
+
     /// The limit that refused the request, if one did.
     pub fn refusal(&self) -> Option<Refusal> {
         match self {
             Self::BodyTooLarge { .. } => Some(Refusal::Body),
-            Self::TooManyBodies => Some(Refusal::BodyMemory),
+            Self::TooManyBodies | Self::BodyTooSlow => Some(Refusal::BodyMemory),
             Self::TooManyReaders => Some(Refusal::Readers),
             Self::TooManyRecordings | Self::CallerBusy => Some(Refusal::Recordings),
             Self::Commit(CommitError::Overloaded) => Some(Refusal::Queue),

@@ -30,4 +30,5 @@ mod reverse_proxy_failures;
 mod reverse_proxy_h2;
 mod reverse_proxy_rules;
 mod reverse_proxy_upstream;
+mod slow_bodies;
 mod tls_h2;

@@ -17,13 +17,13 @@ use crate::edge::figure;
 const HOSTS: [&str; 2] = ["one.test", "two.test"];
 
 /// A server with a certificate for each of the hosts, and the files of these.
-struct TlsServer {
-    server: Server,
+pub(crate) struct TlsServer {
+    pub(crate) server: Server,
     certificates: TempDir,
 }
 
 impl TlsServer {
-    fn start(mut setup: Setup) -> Self {
+    pub(crate) fn start(mut setup: Setup) -> Self {
         let certificates = tempfile::tempdir().expect("a temporary directory");
         let mut list = Vec::new();
         for host in HOSTS {
@@ -65,12 +65,23 @@ impl TlsServer {
     }
 
     /// As `curl`, by HTTP/2; fails when the server does not speak it.
-    fn h2(&self, target: &str, arguments: &[&str]) -> Answer {
+    pub(crate) fn h2(&self, target: &str, arguments: &[&str]) -> Answer {
         let mut curl = self.curl(HOSTS[0], target);
         curl.arg("--http2").args(arguments);
         let answer = Answer::of(&mut curl);
         assert_eq!(answer.version, "2", "{answer:?}");
         answer
+    }
+
+    /// A curl that sends by HTTP/2 what it is given, as it comes, and reads the answer meanwhile.
+    pub(crate) fn upload(&self, target: &str, arguments: &[&str]) -> Child {
+        self.curl(HOSTS[0], target)
+            .args(["--http2", "--upload-file", "."])
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("curl")
     }
 }
 
@@ -129,10 +140,10 @@ fn curl() -> Command {
 }
 
 #[derive(Debug)]
-struct Answer {
-    status: u16,
-    version: String,
-    body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) version: String,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
@@ -143,7 +154,7 @@ impl Answer {
         Self::parse(&output.stdout)
     }
 
-    fn parse(stdout: &[u8]) -> Self {
+    pub(crate) fn parse(stdout: &[u8]) -> Self {
         let at = stdout
             .iter()
             .rposition(|byte| *byte == b'\n')
@@ -502,15 +513,7 @@ fn a_body_that_stalls_is_given_up() {
     let target = unique("h2-stalled");
     let text = ["--header", "content-type: text/plain"];
     tls.h2(&target, &[&["--request", "PUT"], &text[..]].concat());
-    let mut curl = tls.curl(HOSTS[0], &target);
-    // What is given to `.` is sent as it comes, and answers are read meanwhile.
-    curl.args(["--http2", "--request", "POST", "--upload-file", "."]);
-    let mut curl = curl
-        .args(text)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("curl");
+    let mut curl = tls.upload(&target, &[&["--request", "POST"], &text[..]].concat());
     let mut body = curl.stdin.take().expect("a pipe");
     body.write_all(b"abc").unwrap();
     // Some versions of curl look at the answer only when they have something to send.
