@@ -49,6 +49,12 @@ pub struct Limits {
     #[schemars(range(min = 1))]
     pub producers_per_stream_max: usize,
 
+    /// The most streams that a fork inherits data from: its source, the source of that, and so on. A
+    /// fork of one that is already as deep is answered with 409. Each of them takes some ten bytes of
+    /// the fork's row, which is written again and again.
+    #[schemars(range(min = 1))]
+    pub fork_depth_max: usize,
+
     /// The most client connections at one time. Further ones are closed at once. Where the limit of
     /// open files (`ulimit -n`) does not allow as many, there are fewer, and a warning at the start
     /// says how many.
@@ -130,6 +136,7 @@ impl Default for Limits {
             path_bytes_max: 1 << 10,
             header_bytes_max: 32 << 10,
             producers_per_stream_max: 100_000,
+            fork_depth_max: 100,
             connections_max: 65_536,
             connections_per_address_max: None,
             live_readers_max: 50_000,

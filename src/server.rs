@@ -165,6 +165,7 @@ fn start_log(
     let options = log::Options {
         log: &config.log,
         producers_max: config.limits.producers_per_stream_max as u32,
+        fork_depth_max: config.limits.fork_depth_max,
         queue_wait: config.limits.queue_wait,
     };
     let limits = &config.limits;

@@ -75,6 +75,7 @@ fn open(dir: &Path, config: &LogConfig) -> Result<Arc<Log>, Box<dyn Error + Send
     let options = Options {
         log: config,
         producers_max: 0,
+        fork_depth_max: 0,
         queue_wait: Duration::from_mins(1),
     };
     let (clock, metrics) = (Arc::new(SystemClock), Arc::new(Metrics::new()));

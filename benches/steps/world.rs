@@ -56,6 +56,7 @@ impl World {
         let options = Options {
             log: &config,
             producers_max: 100,
+            fork_depth_max: 100,
             queue_wait: Duration::from_mins(1),
         };
         let opened = Log::open(store, clock.clone(), metrics.clone(), &options);

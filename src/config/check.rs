@@ -187,6 +187,7 @@ impl Check<'_, '_> {
             "producers_per_stream_max",
             limits.producers_per_stream_max,
         );
+        self.count(section, "fork_depth_max", limits.fork_depth_max);
         self.count(section, "connections_max", limits.connections_max);
         if let Some(max) = limits.connections_per_address_max {
             self.count(section, "connections_per_address_max", max);

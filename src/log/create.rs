@@ -14,7 +14,8 @@ use super::{Log, ReadError};
 use crate::frame::{self, Frames};
 use crate::hub::Run;
 use crate::types::{
-    ForkMeta, Kind, Lifetime, Offset, Position, StreamEnd, StreamMeta, UnixMs, same_content_type,
+    ForkMeta, Kind, Lifetime, Offset, Position, Span, StreamEnd, StreamMeta, UnixMs,
+    same_content_type,
 };
 use bytes::Bytes;
 use std::sync::Arc;
@@ -67,6 +68,8 @@ pub enum CreateError {
     ForkSubOffset,
     #[error("the source begins at {}: what was before it was trimmed", Offset(*earliest))]
     ForkTrimmed { earliest: Position },
+    #[error("a fork inherits from {0} streams at the most")]
+    ForkTooDeep(usize),
     #[error("the note is longer than {NOTE_BYTES_MAX} bytes")]
     NoteTooLong,
     #[error(transparent)]
@@ -80,6 +83,8 @@ struct ForkPoint {
     source: Arc<Stream>,
     meta: Arc<StreamMeta>,
     offset: Position,
+    /// Whose data lies before it.
+    spans: Vec<Span>,
     /// Where the source begins.
     earliest: Position,
     /// What a sub-offset takes of the source's next append, as frames.
@@ -341,6 +346,7 @@ impl Log {
             source: source.clone(),
             meta: view.meta.clone(),
             offset,
+            spans: Vec::new(),
             earliest: view.earliest,
             part: None,
         };
@@ -354,6 +360,9 @@ impl Log {
         if next.as_ref().is_some_and(|run| run.start != offset) {
             return Err(CreateError::ForkOffset);
         }
+        let depth_max = self.fork_depth_max;
+        let spans = fork_spans(&view.meta, offset, depth_max);
+        point.spans = spans.ok_or(CreateError::ForkTooDeep(depth_max))?;
         point.part = match (fork.sub_offset, next) {
             (0, _) => None,
             (count, Some(next)) => Some(
@@ -420,7 +429,7 @@ fn new_meta(id: u64, create: &Create<'_>, point: Option<&ForkPoint>, now_ms: Uni
             sub_offset,
             lifetime_inherited: request.lifetime.is_none(),
             offset: point.offset,
-            spans: fork_spans(&point.meta, point.offset),
+            spans: point.spans.clone(),
         }),
     }
 }

@@ -74,6 +74,7 @@ pub struct Log {
     two_streams: Mutex<()>,
     segment_bytes: u64,
     producers_max: u32,
+    fork_depth_max: usize,
 }
 
 /// Why a stored stream could not be read.
@@ -216,5 +217,6 @@ impl Log {
 pub struct Options<'a> {
     pub log: &'a LogConfig,
     pub producers_max: u32,
+    pub fork_depth_max: usize,
     pub queue_wait: std::time::Duration,
 }

@@ -73,6 +73,7 @@ impl Log {
             two_streams: Mutex::new(()),
             segment_bytes: options.log.segment_bytes,
             producers_max: options.producers_max,
+            fork_depth_max: options.fork_depth_max,
         };
         Ok((Arc::new(log), to_do))
     }

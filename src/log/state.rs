@@ -8,8 +8,9 @@ use std::sync::Arc;
 use thiserror::Error;
 
 /// The spans of a fork at `offset` of a source: those of the source's own ancestors and its own,
-/// cut at the divergence point.
-pub fn fork_spans(source: &StreamMeta, offset: Position) -> Vec<Span> {
+/// cut at the divergence point. `None` if they are more than `depth_max`: each stream carries its
+/// spans in its row and in memory, and those of a chain of forks grow with its square.
+pub fn fork_spans(source: &StreamMeta, offset: Position, depth_max: usize) -> Option<Vec<Span>> {
     let inherited = source
         .fork
         .iter()
@@ -28,7 +29,7 @@ pub fn fork_spans(source: &StreamMeta, offset: Position) -> Vec<Span> {
         spans.push(Span { id: span.id, end });
         begin = end;
     }
-    spans
+    (spans.len() <= depth_max).then_some(spans)
 }
 
 /// What changes while a stream lives.

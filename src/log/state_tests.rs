@@ -308,7 +308,7 @@ fn a_fork_of_a_fork_reads_from_every_ancestor() {
             sub_offset: 0,
             lifetime_inherited: false,
             offset,
-            spans: fork_spans(source, offset),
+            spans: fork_spans(source, offset, 2).unwrap(),
         });
         fork
     };
@@ -325,6 +325,14 @@ fn a_fork_of_a_fork_reads_from_every_ancestor() {
     assert_eq!(spans(&fork(3, &child, 50)), [(1, 50)]);
     assert_eq!(spans(&fork(3, &child, 30)), [(1, 30)]);
     assert_eq!(spans(&fork(3, &root, 0)), []);
+
+    // No more ancestors than allowed; those that nothing is read from do not count.
+    let deep = fork(3, &child, 80);
+    assert_eq!(fork_spans(&deep, 90, 2), None);
+    assert_eq!(fork_spans(&deep, 90, 3).unwrap().len(), 3);
+    for offset in [80, 50, 30, 0] {
+        assert!(fork_spans(&deep, offset, 2).is_some());
+    }
 }
 
 #[test]

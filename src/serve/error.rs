@@ -233,6 +233,7 @@ impl ServeError {
             Self::TooManyFetches | Self::Read(ReadError::NoRoom) => Some(Refusal::Fetches),
             Self::TooManyFollowed => Some(Refusal::FollowedStreams),
             Self::Refused(AppendRefusal::TooManyProducers(_)) => Some(Refusal::Producers),
+            Self::Create(CreateError::ForkTooDeep(_)) => Some(Refusal::ForkDepth),
             _ => None,
         }
     }
@@ -388,6 +389,7 @@ fn create_status(error: &CreateError) -> (StatusCode, &'static str) {
         CreateError::ForkOffset => (StatusCode::BAD_REQUEST, "FORK_OFFSET_NOT_IN_SOURCE"),
         CreateError::ForkSubOffset => (StatusCode::BAD_REQUEST, "FORK_SUB_OFFSET_NOT_IN_SOURCE"),
         CreateError::ForkTrimmed { .. } => (StatusCode::CONFLICT, "FORK_OFFSET_TRIMMED"),
+        CreateError::ForkTooDeep(_) => (StatusCode::CONFLICT, "FORK_TOO_DEEP"),
         CreateError::NoteTooLong | CreateError::Commit(_) | CreateError::Read(_) => {
             (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL")
         }

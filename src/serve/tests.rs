@@ -135,6 +135,7 @@ impl World {
         let options = Options {
             log: config,
             producers_max: 10,
+            fork_depth_max: 10,
             queue_wait,
         };
         let (log, work) = Log::open(kv, clock.clone(), metrics.clone(), &options).unwrap();

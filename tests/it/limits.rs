@@ -287,6 +287,43 @@ fn the_number_of_producers() {
     server.assert_healthy();
 }
 
+/// Forks of forks, as many as may be; what is refused leaves nothing behind.
+#[test]
+fn the_depth_of_forks() {
+    let mut server = limited("fork_depth_max = 2");
+    let targets: Vec<_> = (0..4).map(|_| unique("deep")).collect();
+    server.create(&targets[0], "text/plain", b"0");
+    let fork = |number: usize, more: &[(&str, &str)]| {
+        let source = ("stream-forked-from", targets[number - 1].as_str());
+        let headers = [&[TEXT, source], more].concat();
+        server.call(
+            "PUT",
+            &targets[number],
+            &headers,
+            number.to_string().as_bytes(),
+        )
+    };
+    assert_eq!(fork(1, &[]).status, 201);
+    assert_eq!(fork(2, &[]).status, 201);
+    assert_eq!(assert_problem(&fork(3, &[]), 409), "FORK_TOO_DEEP");
+    assert_eq!(server.call("HEAD", &targets[3], &[], b"").status, 404);
+    assert_eq!(server.read_all(&targets[2]), b"012");
+    let early = ("stream-fork-offset", "0000000000000000_0000000000000005");
+    // Again is not deeper, and what has no data of the last one is not either.
+    assert_eq!(fork(2, &[]).status, 200);
+    assert_eq!(fork(3, &[early]).status, 201);
+    assert_eq!(server.read_all(&targets[3]), b"03");
+    // A refused fork holds nothing of its source, so this one goes whole.
+    for target in targets.iter().rev() {
+        assert_eq!(server.call("DELETE", target, &[], b"").status, 204);
+    }
+    wait_until("all are gone", || {
+        let status = |target: &String| server.call("HEAD", target, &[], b"").status;
+        targets.iter().all(|target| status(target) == 404)
+    });
+    server.assert_healthy();
+}
+
 /// Clients that announce the largest bodies and then say nothing take no room
 /// from those that send what they have.
 #[test]

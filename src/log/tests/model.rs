@@ -13,6 +13,9 @@ pub(super) const BINARY: &str = "application/octet-stream";
 /// Producers that a stream may have.
 pub(super) const PRODUCERS_MAX: u32 = 3;
 
+/// Streams that a fork may inherit from.
+pub(super) const FORK_DEPTH_MAX: usize = 2;
+
 /// What became of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
@@ -57,6 +60,10 @@ pub(super) struct Stream {
     pub(super) appends: Vec<Stored>,
     /// When each of them came here.
     pub(super) times: Vec<UnixMs>,
+    /// Of how many streams there is data up to each of them.
+    depths: Vec<usize>,
+    /// The same for what is appended here.
+    depth: usize,
     pub(super) closed: bool,
     closed_by: Option<Stamp>,
     /// The last `Stream-Seq`.
@@ -108,6 +115,7 @@ impl Stream {
         let end = self.tail() + bytes as u64;
         self.appends.push(Stored { end, messages });
         self.times.push(now_ms);
+        self.depths.push(self.depth);
     }
 }
 
@@ -199,6 +207,8 @@ impl Model {
             fork: None,
             appends: Vec::new(),
             times: Vec::new(),
+            depths: Vec::new(),
+            depth: 1,
             closed: create.closed,
             closed_by: None,
             last_seq: None,
@@ -231,6 +241,11 @@ impl Model {
         }
         let (inherited, rest): (Vec<_>, Vec<_>) =
             (source.appends.iter().cloned()).partition(|stored| stored.end <= offset);
+        let depths = &source.depths[..inherited.len()];
+        let depth = depths.last().copied().unwrap_or(0);
+        if depth > FORK_DEPTH_MAX {
+            return Err("ForkTooDeep");
+        }
         let mut messages = match (fork.sub_offset, rest.first()) {
             (0, _) => Vec::new(),
             (count, Some(next)) => part(content_type, &next.messages, count)?,
@@ -243,6 +258,8 @@ impl Model {
         stream.earliest = source.earliest;
         stream.times = vec![self.now_ms; inherited.len()];
         stream.appends = inherited;
+        stream.depths = depths.to_vec();
+        stream.depth = depth + 1;
         stream.push(requests::as_sent(content_type, messages), self.now_ms);
         stream.fork = Some(Forked {
             source: fork.source,

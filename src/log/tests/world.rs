@@ -1,6 +1,6 @@
 //! A log under test: its store, its clock, and the work that it does only when told to.
 
-use super::model::{Outcome, PRODUCERS_MAX};
+use super::model::{FORK_DEPTH_MAX, Outcome, PRODUCERS_MAX};
 use super::requests::{self, Request};
 use super::store::MemoryStore;
 use crate::clock::{Clock, ManualClock};
@@ -75,6 +75,7 @@ pub(super) fn options(config: &LogConfig) -> Options<'_> {
     Options {
         log: config,
         producers_max: PRODUCERS_MAX,
+        fork_depth_max: FORK_DEPTH_MAX,
         queue_wait: LONG,
     }
 }
@@ -312,6 +313,7 @@ impl World {
             Err(CreateError::SourceContentType(_)) => Outcome::NotCreated("SourceContentType"),
             Err(CreateError::ForkOffset) => Outcome::NotCreated("ForkOffset"),
             Err(CreateError::ForkTrimmed { .. }) => Outcome::NotCreated("ForkTrimmed"),
+            Err(CreateError::ForkTooDeep(_)) => Outcome::NotCreated("ForkTooDeep"),
             Err(CreateError::ForkSubOffset) => Outcome::NotCreated("ForkSubOffset"),
             Err(error @ (CreateError::NoteTooLong | CreateError::Read(_))) => panic!("{error}"),
         }

@@ -129,6 +129,8 @@ pub enum Refusal {
     Readers,
     /// The limit of idempotent producers of one stream.
     Producers,
+    /// The limit of streams that a fork inherits from.
+    ForkDepth,
     /// The limit of recordings, in all or of one caller.
     Recordings,
     /// The limit of answers that are fetched at one time, from the store or from origins.
@@ -139,7 +141,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them, in the order of their places.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Connections,
         Self::ConnectionsPerAddress,
         Self::Body,
@@ -147,6 +149,7 @@ impl Refusal {
         Self::Queue,
         Self::Readers,
         Self::Producers,
+        Self::ForkDepth,
         Self::Recordings,
         Self::Fetches,
         Self::FollowedStreams,
@@ -162,6 +165,7 @@ impl Refusal {
             Self::Queue => "queue",
             Self::Readers => "readers",
             Self::Producers => "producers",
+            Self::ForkDepth => "fork_depth",
             Self::Recordings => "recordings",
             Self::Fetches => "fetches",
             Self::FollowedStreams => "followed_streams",
