@@ -2,6 +2,7 @@
 
 use crate::observe::access::LiveEnd;
 use crate::observe::metrics::Recordings;
+use crate::protocol::names;
 use crate::protocol::reply::Head;
 use crate::recorder::{Next, Playback, Response};
 use crate::serve::{Body, Passed, Pieces, Reply, Sse};
@@ -19,6 +20,8 @@ pub(super) const CLIENT_LEFT: u16 = 499;
 pub(super) struct Sent {
     pub(super) status: StatusCode,
     pub(super) bytes: u64,
+    /// Whether its head says that the stream is closed and its end reached.
+    pub(super) closed: bool,
     /// Why a live answer ended.
     pub(super) live_end: Option<LiveEnd<'static>>,
     /// From where to where a live answer went.
@@ -32,9 +35,18 @@ impl Sent {
         Self {
             status,
             bytes: 0,
+            closed: false,
             live_end: None,
             offsets: None,
             broken: None,
+        }
+    }
+
+    /// An answer with this head.
+    pub(super) fn of(head: &Head) -> Self {
+        Self {
+            closed: head.headers.contains_key(names::STREAM_CLOSED),
+            ..Self::new(head.status)
         }
     }
 
@@ -50,7 +62,7 @@ impl Sent {
 
 /// Writes a reply.
 pub(super) async fn respond(session: &mut ServerSession, reply: Reply, method: &Method) -> Sent {
-    let mut sent = Sent::new(reply.head.status);
+    let mut sent = Sent::of(&reply.head);
     let Reply { head, body } = reply;
     let header = header(session, head, length(&body));
     let bodiless = *method == Method::HEAD || matches!(body, Body::Empty);

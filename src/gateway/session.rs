@@ -432,6 +432,7 @@ impl Asked {
 fn long_poll_end(sent: &Sent) -> Option<LiveEnd<'static>> {
     match sent.status {
         StatusCode::OK => Some(LiveEnd::Delivered),
+        StatusCode::NO_CONTENT if sent.closed => Some(LiveEnd::StreamClosed),
         StatusCode::NO_CONTENT => Some(LiveEnd::TimedOut),
         StatusCode::NOT_FOUND | StatusCode::GONE => Some(LiveEnd::StreamGone),
         status if status.as_u16() == respond::CLIENT_LEFT => Some(LiveEnd::ClientLeft),
@@ -458,5 +459,33 @@ pub(super) fn read_mode(mode: Mode) -> ModeLabel {
         Mode::CatchUp => ModeLabel::CatchUp,
         Mode::LongPoll => ModeLabel::LongPoll,
         Mode::Sse => ModeLabel::Sse,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_poll_says_why_it_ended() {
+        let end = |status, closed| {
+            let mut head = Head::new(status, false);
+            head.set_closed(closed, None);
+            long_poll_end(&Sent::of(&head))
+        };
+        for (status, closed, expected) in [
+            (StatusCode::OK, false, LiveEnd::Delivered),
+            (StatusCode::OK, true, LiveEnd::Delivered),
+            (StatusCode::NO_CONTENT, false, LiveEnd::TimedOut),
+            (StatusCode::NO_CONTENT, true, LiveEnd::StreamClosed),
+            (StatusCode::GONE, false, LiveEnd::StreamGone),
+        ] {
+            assert_eq!(end(status, closed), Some(expected), "{status} {closed}");
+        }
+        assert_eq!(
+            long_poll_end(&Sent::client_left()),
+            Some(LiveEnd::ClientLeft)
+        );
+        assert_eq!(end(StatusCode::SERVICE_UNAVAILABLE, false), None);
     }
 }

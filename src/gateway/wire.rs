@@ -41,7 +41,7 @@ pub(super) struct Writing {
 impl Writing {
     /// Writes an answer whose body does not wait for anything.
     pub(super) async fn write(&self, stream: &mut Stream, reply: Reply) -> Sent {
-        let mut sent = Sent::new(reply.head.status);
+        let mut sent = Sent::of(&reply.head);
         if let Err(error) = self.write_reply(stream, reply, &mut sent).await {
             let error = Error::because(ErrorType::WriteError, "answering", error);
             sent.broken = Some(error.into_down());
