@@ -236,6 +236,14 @@ impl Answer {
         Ok(first.is_empty() || (kind == Kind::Json && first.trim_ascii() == b"[]"))
     }
 
+    /// Waits for the beginning of the data, or until it is known that there is none.
+    pub(super) async fn begin(&mut self, kind: Kind) -> Result<(), Broken> {
+        if !self.is_empty(kind).await? && self.body.first.is_none() {
+            self.body.first = self.body.rest.next().await?;
+        }
+        Ok(())
+    }
+
     /// As the client gets it. A condition that the cache did not see to is seen to by the caller.
     pub(super) fn into_reply(self, route: &Route) -> Reply {
         let mut headers = Arc::unwrap_or_clone(self.headers);

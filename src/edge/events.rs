@@ -1,9 +1,11 @@
 //! What a live reader at an edge is sent: the events of answers, and then those of the subscription.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
+use futures_util::future::{BoxFuture, poll_immediate};
 use http::StatusCode;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -15,7 +17,7 @@ use crate::hub::CROWD;
 use crate::observe::access::LiveEnd;
 use crate::protocol::cursor::Cursors;
 use crate::protocol::sse::{Control, DataEvent, Encoding, put_control};
-use crate::serve::{Broken, Hot, Source};
+use crate::serve::{Broken, Hot, ServeError, Source};
 use crate::types::Kind;
 
 /// The events of a live reader.
@@ -23,6 +25,9 @@ pub(super) struct Events {
     reader: Reader,
     encoding: Encoding,
     cursors: Cursors,
+    /// An answer that was asked for. It is kept while heartbeats are sent: asked again, an origin
+    /// would have all of its time again.
+    coming: Option<Coming>,
     playing: Option<Playing>,
     /// Whether the reader knows where it is: a control event was sent.
     told: bool,
@@ -30,6 +35,9 @@ pub(super) struct Events {
     retry_at: Option<Instant>,
     ended: bool,
 }
+
+/// An answer, once the beginning of its data is there.
+type Coming = BoxFuture<'static, Result<Answer, ServeError>>;
 
 /// An answer that becomes a data event while it comes.
 struct Playing {
@@ -50,11 +58,13 @@ impl Events {
         client_cursor: Option<u64>,
         begin: Option<Answer>,
     ) -> Self {
+        let kind = reader.kind;
         Self {
+            coming: begin.map(|answer| Box::pin(begun(answer, kind)) as Coming),
             reader,
             encoding,
             cursors: Cursors::new(client_cursor),
-            playing: begin.map(Playing::new),
+            playing: None,
             told: false,
             retry_at: None,
             ended: false,
@@ -126,12 +136,12 @@ impl Events {
         out.freeze()
     }
 
-    /// Goes on with an answer. False if it is none of a stream, but perhaps of something before it.
-    fn go_on(&mut self, answer: Answer) -> bool {
+    /// Goes on with an answer, which may be none of a stream, but of something before it.
+    fn go_on(&mut self, answer: Answer) {
         let reader = &mut self.reader;
         let (Some(next), false) = (answer.next_offset(), answer.is_coded()) else {
             self.retry_at = Some(later());
-            return false;
+            return;
         };
         if reader.is_before(&next) {
             self.retry_at = None;
@@ -142,25 +152,44 @@ impl Events {
             self.retry_at = Some(later());
             reader.pass(&answer);
         }
-        true
     }
 
-    /// Asks what is behind the reader. False if the origin is away: the reader waits.
-    async fn catch_up(&mut self) -> Result<bool, LiveEnd<'static>> {
-        // Boxed: a waiting reader need not hold the room for it.
-        let answer = Box::pin(self.reader.catch_up()).await;
+    /// Asks what is behind the reader.
+    fn catch_up(&self) -> Coming {
+        let (asked, kind) = (self.reader.ask(), self.reader.kind);
+        Box::pin(async move { begun(asked.await?, kind).await })
+    }
+
+    /// Waits for what was asked for, and goes on with it. If the origin is away, the reader waits.
+    /// Nothing is lost when the future is dropped.
+    async fn come(&mut self) -> Result<(), LiveEnd<'static>> {
+        let Some(coming) = &mut self.coming else {
+            return Ok(());
+        };
+        let answer = coming.await;
+        self.coming = None;
+        if let Ok(answer) = &answer {
+            self.reader.meet(answer);
+        }
         if self.reader.is_over() {
             return Err(LiveEnd::StreamGone);
         }
         match answer {
-            Ok(answer) if answer.status == StatusCode::OK => Ok(self.go_on(answer)),
-            Ok(answer) if is_final(answer.status) => Err(LiveEnd::StreamGone),
-            Ok(_) | Err(_) => {
-                self.retry_at = Some(later());
-                Ok(false)
-            }
+            Ok(answer) if answer.status == StatusCode::OK => self.go_on(answer),
+            Ok(answer) if is_final(answer.status) => return Err(LiveEnd::StreamGone),
+            Ok(_) | Err(_) => self.retry_at = Some(later()),
         }
+        Ok(())
     }
+}
+
+/// Waits for the beginning of an answer's data. One that breaks off before that can be asked for again.
+async fn begun(mut answer: Answer, kind: Kind) -> Result<Answer, ServeError> {
+    if answer.status == StatusCode::OK {
+        let begin = answer.begin(kind).await;
+        begin.map_err(|_| ServeError::OriginAway)?;
+    }
+    Ok(answer)
 }
 
 /// Whether asking again would not help.
@@ -178,6 +207,11 @@ fn later() -> Instant {
 impl Source for Events {
     async fn events(&mut self) -> Result<Option<Bytes>, LiveEnd<'static>> {
         loop {
+            // Mostly it comes at once, from memory.
+            match poll_immediate(pin!(self.come())).await {
+                Some(come) => come?,
+                None => return Ok(None),
+            }
             if let Some(events) = Box::pin(self.play()).await? {
                 return Ok(Some(events));
             }
@@ -191,17 +225,18 @@ impl Source for Events {
                 }
                 Look::Gone => return Err(LiveEnd::StreamGone),
                 Look::Behind => {
-                    let too_early = self.retry_at.is_some_and(|at| Instant::now() < at);
-                    if too_early || !self.catch_up().await? {
+                    if self.retry_at.is_some_and(|at| Instant::now() < at) {
                         return Ok(None);
                     }
+                    self.coming = Some(self.catch_up());
                 }
             }
         }
     }
 
     fn hot(&mut self) -> Hot {
-        if self.playing.is_some() || self.retry_at.is_some() || !self.told {
+        let is_busy = self.coming.is_some() || self.playing.is_some();
+        if is_busy || self.retry_at.is_some() || !self.told {
             return Hot::Unknown;
         }
         match self.reader.look() {
@@ -218,6 +253,9 @@ impl Source for Events {
     }
 
     async fn moved(&mut self) -> Result<(), LiveEnd<'static>> {
+        if self.coming.is_some() {
+            return self.come().await;
+        }
         match self.retry_at {
             Some(at) => tokio::time::sleep_until(at).await,
             None => self.reader.moved().await,

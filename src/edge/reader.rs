@@ -219,10 +219,20 @@ impl Reader {
 
     /// What the origin, or the cache, has behind `at`.
     pub(super) async fn catch_up(&mut self) -> Result<Answer, ServeError> {
-        let answer = self.route.catch_up(&self.subject, &self.at, None, None);
-        let answer = answer.await?;
-        self.incarnation.meet(identity(&answer.headers));
+        let answer = self.ask().await?;
+        self.meet(&answer);
         Ok(answer)
+    }
+
+    /// Asks for the same. Whoever has the answer lets the reader [meet](Self::meet) it.
+    pub(super) fn ask(&self) -> impl Future<Output = Result<Answer, ServeError>> + Send + use<> {
+        let (route, subject, at) = (self.route.clone(), self.subject.clone(), self.at.clone());
+        async move { route.catch_up(&subject, &at, None, None).await }
+    }
+
+    /// Takes note of the stream that an answer is of.
+    pub(super) fn meet(&mut self, answer: &Answer) {
+        self.incarnation.meet(identity(&answer.headers));
     }
 
     /// Who the stream is, as far as the origin has said it.

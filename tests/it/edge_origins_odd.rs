@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use crate::common::http::EventStream;
 use crate::common::{Server, Setup, unique, wait_until};
@@ -207,6 +208,60 @@ fn heads_that_do_not_come_keep_no_other_stream_waiting() {
     for mut events in hung {
         while events.next_batch().unwrap().unwrap().0 != "two" {}
     }
+}
+
+/// An origin whose second answer comes in parts, each once its gate is open: the head, and two halves
+/// of the body.
+fn in_parts(gates: &[Gate; 3]) -> Upstream {
+    let gates = gates.clone();
+    Upstream::start(move |call, peer| {
+        if parameter(call, "offset") == Some("-1") {
+            return answer(peer, "0003", "", "one");
+        }
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nstream-next-offset: 0009\r\n\
+                    stream-closed: true\r\ncontent-length: 6\r\n\r\n";
+        for (gate, part) in gates.iter().zip([head, "two", "end"]) {
+            gate.wait();
+            peer.send(part.as_bytes())?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn heartbeats_go_on_between_events_while_an_origin_is_slow() {
+    const HEARTBEAT: &str = ": heartbeat\n\n";
+    let gates = <[Gate; 3]>::default();
+    let origin = in_parts(&gates);
+    let mut setup = Setup::quick();
+    setup.streams.push("sse_heartbeat = \"50ms\"".to_owned());
+    let edge = edge_with(&[origin.url()], "", setup);
+    let mut reader = edge.connect();
+    let target = format!("{}?offset=-1&live=sse", unique("parts"));
+    reader.send_request("GET", &target, &[], b"").unwrap();
+    assert_eq!(reader.read_head().unwrap().status, 200);
+    let mut said = String::new();
+    let mut hear_until = |end: &str| {
+        while !said.ends_with(end) {
+            match reader.read_chunk().unwrap() {
+                Some(chunk) => said.push_str(&String::from_utf8(chunk).unwrap()),
+                None => return std::mem::take(&mut said),
+            }
+        }
+        std::mem::take(&mut said)
+    };
+    assert!(hear_until(HEARTBEAT).contains("one"));
+    for gate in &gates[..2] {
+        assert_eq!(hear_until(&HEARTBEAT.repeat(3)), HEARTBEAT.repeat(3));
+        gate.open();
+    }
+    // Heartbeats may still come before the event, but none in it.
+    hear_until("data:two");
+    std::thread::sleep(Duration::from_millis(200));
+    gates[2].open();
+    let rest = hear_until("the end of the answer");
+    assert!(rest.starts_with("end\n"), "{rest}");
+    assert!(rest.contains("\"streamClosed\":true"), "{rest}");
 }
 
 #[test]
