@@ -29,7 +29,7 @@ pub use error::ServeError;
 pub use outgoing::{Outgoing, Room};
 pub use reads::Reads;
 pub use sse::{Hot, LiveReader, Source, Sse};
-pub use turns::Turns;
+pub use turns::{Turn, Turns};
 
 use crate::clock::Clock;
 use crate::config::Streams;

@@ -12,7 +12,7 @@ pub struct Turns {
 }
 
 /// Held by the work itself, which does not end when those leave who asked for it.
-pub(super) type Turn = OwnedSemaphorePermit;
+pub type Turn = OwnedSemaphorePermit;
 
 impl Turns {
     /// At least `least` turns at one time.
@@ -25,7 +25,7 @@ impl Turns {
     }
 
     /// A turn; `None` if none comes in time.
-    pub(super) async fn wait(&self) -> Option<Turn> {
+    pub async fn wait(&self) -> Option<Turn> {
         self.wait_until(self.deadline()).await
     }
 
@@ -40,7 +40,7 @@ impl Turns {
     }
 
     /// A turn; `None` if none is free.
-    pub(super) fn take(&self) -> Option<Turn> {
+    pub fn take(&self) -> Option<Turn> {
         self.free.clone().try_acquire_owned().ok()
     }
 }

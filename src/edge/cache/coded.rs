@@ -4,13 +4,13 @@ use super::Cache;
 use super::entry::{Entry, hold};
 use super::key::Place;
 use crate::protocol::coding::{coded_etag, is_text};
-use crate::serve::compress;
+use crate::serve::{Turn, compress};
 use crate::types::Coding;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 /// How a client would like the body of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +102,7 @@ struct Job {
     coding: Coding,
     /// The memory for answers.
     room: Arc<Semaphore>,
-    _turn: OwnedSemaphorePermit,
+    _turn: Turn,
 }
 
 impl Cache {
@@ -114,7 +114,7 @@ impl Cache {
         if begun.load(Ordering::Relaxed) || !is_long || !may_be_coded(&entry.headers) {
             return;
         }
-        let Ok(turn) = self.coding_turns.clone().try_acquire_owned() else {
+        let Some(turn) = self.coding_turns.take() else {
             return;
         };
         if begun.swap(true, Ordering::Relaxed) {

@@ -38,6 +38,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::observe::admin::PurgeTarget;
 use crate::observe::metrics::{CacheAnswer, CacheFigures, Metrics, UpstreamFailure};
+use crate::serve::Turns;
 use crate::types::UnixMs;
 use bytes::Bytes;
 use disk::Disk;
@@ -63,8 +64,8 @@ pub struct Cache {
     /// A permit for each answer that is being fetched.
     turns: Arc<Semaphore>,
     turn_wait: Duration,
-    /// A permit for each answer that is being compressed.
-    coding_turns: Arc<Semaphore>,
+    /// Turns at compressing answers.
+    coding_turns: Turns,
     entry_bytes_max: u64,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
@@ -210,7 +211,6 @@ impl Cache {
         if let Some(disk) = disk.clone() {
             tokio::task::spawn_blocking(move || disk.recover());
         }
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let cache = Arc::new(Self {
             index,
             disk,
@@ -218,7 +218,7 @@ impl Cache {
             room_bytes,
             turns: Arc::new(Semaphore::new(cache.fetches_max)),
             turn_wait: config.limits.queue_wait,
-            coding_turns: Arc::new(Semaphore::new(cores.div_ceil(2))),
+            coding_turns: Turns::new(1, config.limits.queue_wait),
             entry_bytes_max: cache.entry_bytes_max,
             clock,
             metrics,

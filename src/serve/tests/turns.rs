@@ -4,8 +4,7 @@ use super::catch_up::bytes_of;
 use super::{JSON, TEXT, World, serve};
 use crate::config::LogConfig;
 use crate::protocol::names;
-use crate::serve::turns::Turn;
-use crate::serve::{Reply, ServeError, Turns};
+use crate::serve::{Reply, ServeError, Turn, Turns};
 use bytes::Bytes;
 use http::{Method, StatusCode, header};
 
