@@ -7,6 +7,7 @@ pub mod descriptors;
 pub mod edge;
 pub mod frame;
 pub mod gateway;
+pub mod held;
 pub mod hub;
 pub mod limits;
 pub mod log;

@@ -1,34 +1,31 @@
 //! Whether the stream at a path is still the one that a reader has begun with.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
 use super::asked::{Subject, Who};
+use crate::held::HeldMap;
 
-/// The streams that are read live, for those who ask for them in the same way.
+/// The streams that are read live.
 #[derive(Default)]
 pub(super) struct Lives {
-    streams: Mutex<Streams>,
+    streams: Mutex<HeldMap<Arc<str>, OfStream>>,
 }
 
-#[derive(Default)]
-struct Streams {
-    lives: HashMap<Arc<str>, HashMap<Who, Weak<Life>>>,
-    /// With so many streams, those that nobody reads any more are taken out.
-    sweep_at: usize,
-}
+/// The lives of a stream, for those who ask for it in the same way. Only looked at under the lock of
+/// all, so that none begins in a stream that has ended.
+type OfStream = Mutex<HeldMap<Who, Life>>;
 
 /// The time in which a path has one stream, as far as this edge hears of it.
-#[derive(Debug, Default)]
 pub(super) struct Life {
     over: AtomicBool,
+    /// As long as one of them is read, so is the stream.
+    _all: Arc<OfStream>,
 }
 
 /// The stream that a reader has begun with.
-#[derive(Debug)]
 pub(super) struct Incarnation {
     life: Arc<Life>,
     /// Who it is, where the origin says so.
@@ -37,58 +34,41 @@ pub(super) struct Incarnation {
     has_met_another: bool,
 }
 
-const SWEEP_MIN: usize = 64;
-
 impl Lives {
     /// The life that a stream has now, for those who ask like this.
     pub(super) fn of(&self, subject: &Subject) -> Arc<Life> {
         let mut streams = self.streams.lock();
-        let who = subject.who();
-        let found = streams.lives.get(&subject.key).and_then(|of| of.get(&who));
-        if let Some(life) = found.and_then(Weak::upgrade) {
-            return life;
-        }
-        if streams.lives.len() >= streams.sweep_at.max(SWEEP_MIN) {
-            streams.lives.retain(|_, of| {
-                of.retain(|_, life| life.strong_count() > 0);
-                !of.is_empty()
-            });
-            streams.sweep_at = 2 * streams.lives.len();
-        }
-        let life = Arc::new(Life::default());
-        let of = streams.lives.entry(subject.key.clone()).or_default();
-        if of.len() >= SWEEP_MIN {
-            of.retain(|_, life| life.strong_count() > 0);
-        }
-        of.insert(who, Arc::downgrade(&life));
-        life
+        let all = streams.get_or_insert(subject.key.clone(), Mutex::default);
+        let begin = || Life {
+            over: AtomicBool::new(false),
+            _all: all.clone(),
+        };
+        all.lock().get_or_insert(subject.who(), begin)
     }
 
     /// The stream is gone, or another one.
     pub(super) fn end(&self, stream: &str) {
-        let ended = self.streams.lock().lives.remove(stream);
-        for life in ended.into_iter().flat_map(HashMap::into_values) {
-            end(&life);
+        let mut streams = self.streams.lock();
+        if let Some(all) = streams.remove(stream) {
+            all.lock().values().for_each(|life| life.end());
         }
     }
 
     /// The stream is gone for those who ask like this.
     pub(super) fn end_for(&self, subject: &Subject) {
-        let mut streams = self.streams.lock();
-        let of = streams.lives.get_mut(&subject.key);
-        if let Some(life) = of.and_then(|of| of.remove(&subject.who())) {
-            end(&life);
+        let streams = self.streams.lock();
+        let all = streams.get(&*subject.key);
+        if let Some(life) = all.and_then(|all| all.lock().remove(&subject.who())) {
+            life.end();
         }
     }
 }
 
-fn end(life: &Weak<Life>) {
-    if let Some(life) = life.upgrade() {
-        life.over.store(true, Ordering::Release);
-    }
-}
-
 impl Life {
+    fn end(&self) {
+        self.over.store(true, Ordering::Release);
+    }
+
     pub(super) fn is_over(&self) -> bool {
         self.over.load(Ordering::Acquire)
     }
@@ -145,19 +125,14 @@ mod tests {
     }
 
     #[test]
-    fn streams_that_nobody_reads_take_no_memory() {
+    fn a_stream_that_nobody_reads_is_let_go_of() {
         let lives = Lives::default();
-        let read = life(&lives, "/read", "");
-        for n in 0..10 * SWEEP_MIN {
-            life(&lives, &format!("/{n}"), "");
-            life(&lives, "/read", &n.to_string());
-        }
-        let streams = lives.streams.lock();
-        assert!(streams.lives.len() <= SWEEP_MIN);
-        let of = &streams.lives[&Subject::of_test("/read", "").key];
-        assert!(of.len() <= SWEEP_MIN);
-        drop(streams);
-        assert!(Arc::ptr_eq(&read, &life(&lives, "/read", "")));
+        let held = || lives.streams.lock().values().count();
+        let lived = [life(&lives, "/a", ""), life(&lives, "/a", "s=1")];
+        lives.end_for(&Subject::of_test("/a", ""));
+        assert_eq!(held(), 1);
+        drop(lived);
+        assert_eq!(held(), 0);
     }
 
     #[test]

@@ -4,13 +4,13 @@
 //! store and hold it encoded, all at the same time.
 
 use super::outgoing::Room;
+use crate::held::HeldMap;
 use crate::hub::Run;
 use crate::protocol::sse::Encoding;
 use crate::types::{Position, StreamId};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use tokio::sync::OnceCell;
 
 /// Where readers are to whom the same can be given.
@@ -42,7 +42,7 @@ pub(super) struct Large {
 /// What is read or held by readers now. What lies between two positions never changes, so whoever
 /// comes while somebody has it is given the same.
 #[derive(Debug, Default)]
-pub struct Reads(Mutex<HashMap<Place, Weak<OnceCell<Read>>>>);
+pub struct Reads(Mutex<HeldMap<Place, OnceCell<Read>>>);
 
 /// A large event, as long as anybody has it.
 struct Held(Arc<OnceCell<Read>>);
@@ -64,7 +64,7 @@ impl Reads {
         place: Place,
         read: impl Future<Output = Result<Read, E>>,
     ) -> Result<Read, E> {
-        let cell = self.cell(place);
+        let cell = self.0.lock().get_or_insert(place, OnceCell::new);
         Ok(match cell.get_or_try_init(|| read).await? {
             Read::Small(runs) => Read::Small(runs.clone()),
             Read::Large(large) => Read::Large(Large {
@@ -75,28 +75,10 @@ impl Reads {
         })
     }
 
-    fn cell(&self, place: Place) -> Arc<OnceCell<Read>> {
-        let mut reads = self.0.lock();
-        if let Some(cell) = reads.get(&place).and_then(Weak::upgrade) {
-            return cell;
-        }
-        if reads.len() == reads.capacity() {
-            reads.retain(|_, cell| cell.strong_count() > 0);
-            // So much room that the next look at all of them is far.
-            let held = reads.len();
-            reads.reserve(held + 1);
-        }
-        let cell = Arc::default();
-        reads.insert(place, Arc::downgrade(&cell));
-        cell
-    }
-
     /// How many places are read or held.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
-        let reads = self.0.lock();
-        let held = reads.values().filter(|cell| cell.strong_count() > 0);
-        held.count()
+        self.0.lock().values().count()
     }
 }
 
@@ -168,20 +150,5 @@ mod tests {
         let (failed, (), read) = tokio::join!(failed, left, reads.get(PLACE, ready(Ok(large()))));
         assert!(failed.is_err());
         assert_eq!(event(read).len(), 100);
-    }
-
-    #[tokio::test]
-    async fn places_that_nobody_reads_are_forgotten() {
-        let reads = Reads::default();
-        let mut held = Vec::new();
-        for at in 0..1000 {
-            let place = Place { at, ..PLACE };
-            let event = event(reads.get(place, ready(Ok(large()))).await);
-            if at % 100 == 0 {
-                held.push(event);
-            }
-        }
-        assert_eq!(reads.held(), held.len());
-        assert!(reads.0.lock().len() < 100);
     }
 }
