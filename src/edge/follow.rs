@@ -47,7 +47,7 @@ pub(super) async fn follow(route: Arc<Route>, subscription: Arc<Subscription>) {
         Some(Ended::Replaced) => route.forget(&subscription.subject).await,
         Some(Ended::Gone) => {
             route.end_for(&subscription.subject);
-            route.forget_answers(&subscription.subject).await;
+            route.doubt_answers(&subscription.subject).await;
         }
         Some(Ended::Refused) => subscription.set_gone(),
         Some(Ended::Closed) | None => {}

@@ -1,5 +1,6 @@
 //! A route by which streams of origins are served.
 
+use std::io;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -11,7 +12,7 @@ use ring::hmac;
 use super::Edge;
 use super::answer::Answer;
 use super::asked::{Asked, Parameters, Subject, Variant, stream_key};
-use super::cache::{Purge, Scope, Wish};
+use super::cache::{Purge, Scope, StreamKey, Wish};
 use super::fetch::OriginRead;
 use super::identities::{Learned, identity};
 use super::origins::Origins;
@@ -235,7 +236,7 @@ impl Route {
             self.end_for(subject);
         }
         if status == StatusCode::NOT_FOUND || gone {
-            self.forget_answers(subject).await;
+            self.doubt_answers(subject).await;
         }
     }
 
@@ -258,6 +259,22 @@ impl Route {
         self.purge(Home(subject.home), &subject.stream).await;
     }
 
+    /// Lets nothing that is kept of a stream be given before its home was asked about it.
+    pub(super) async fn doubt_answers(&self, subject: &Subject) {
+        let (home, path) = (Home(subject.home), &subject.stream);
+        self.doubt(&subject.key, home, path).await;
+    }
+
+    /// A stream is gone for somebody, and perhaps for him alone.
+    async fn doubt(&self, key: &str, home: Home, path: &str) {
+        self.edge.generations.advance(key);
+        let origin = &self.origins.all()[home.0].name;
+        let is_certain = |headers: &HeaderMap| identity(headers).is_some();
+        let stream = StreamKey { origin, path };
+        let doubted = self.edge.cache.doubt(stream, is_certain).await;
+        report(doubted.err(), path);
+    }
+
     async fn forget_stream(&self, key: &str, home: Home, path: &str) {
         // First of all: whoever has begun before must not go on with what comes now.
         self.edge.lives.end(key);
@@ -271,9 +288,7 @@ impl Route {
             origin: self.origins.all()[home.0].name.clone(),
             path: path.to_owned(),
         };
-        if let Err(error) = self.edge.cache.purge(purge).await {
-            tracing::warn!(%error, path, "answers of a stream that is gone are still on disk");
-        }
+        report(self.edge.cache.purge(purge).await.err(), path);
     }
 
     /// A request other than a GET was answered by the stream's home. `path` is that of its URL,
@@ -288,33 +303,44 @@ impl Route {
         let method = &request.method;
         let stream = self.stream_key(home, self.host(request).as_deref(), path);
         let reads = matches!(*method, Method::HEAD | Method::OPTIONS);
-        if !reads {
-            self.edge.generations.advance(&stream);
-        }
         let created = *method == Method::PUT && head.status == StatusCode::CREATED;
         let deleted = *method == Method::DELETE && head.status.is_success();
         let gone = matches!(head.status, StatusCode::NOT_FOUND | StatusCode::GONE);
         if created || deleted {
             self.forget_stream(&stream, home, path).await;
         } else if gone {
-            self.edge.generations.advance(&stream);
-            self.purge(home, path).await;
-        } else if !reads && head.status.is_success() {
-            let next = head.headers.get(names::STREAM_NEXT_OFFSET);
-            let closed = head.headers.get(names::STREAM_CLOSED);
-            let closed = closed.is_some_and(|said| said.as_bytes().eq_ignore_ascii_case(b"true"));
-            if let Some(next) = next.and_then(|next| next.to_str().ok()) {
-                self.edge.subscriptions.written(&stream, next, closed);
-            }
+            self.doubt(&stream, home, path).await;
+        } else if !reads {
+            self.written(&stream, head);
         }
         let (name, value) = self.via.entry();
         let _ = head.append_header(name, value);
+    }
+
+    /// Takes what a stream's home has answered to a write.
+    fn written(&self, stream: &str, head: &ResponseHeader) {
+        self.edge.generations.advance(stream);
+        if !head.status.is_success() {
+            return;
+        }
+        let next = head.headers.get(names::STREAM_NEXT_OFFSET);
+        let closed = head.headers.get(names::STREAM_CLOSED);
+        let closed = closed.is_some_and(|said| said.as_bytes().eq_ignore_ascii_case(b"true"));
+        if let Some(next) = next.and_then(|next| next.to_str().ok()) {
+            self.edge.subscriptions.written(stream, next, closed);
+        }
     }
 
     /// Writes on a request that is passed on that it went by here.
     pub fn mark(&self, head: &mut RequestHeader) {
         let (name, value) = self.via.entry();
         let _ = head.append_header(name, value);
+    }
+}
+
+fn report(error: Option<io::Error>, path: &str) {
+    if let Some(error) = error {
+        tracing::warn!(%error, path, "answers of a stream that is gone are still on disk");
     }
 }
 

@@ -305,6 +305,49 @@ fn by_signature(gate: &Gate) -> Upstream {
     })
 }
 
+/// An origin that shows its closed stream, with this tag, to Anna alone.
+fn for_anna(tag: &'static str) -> Upstream {
+    Upstream::start(move |call, peer| {
+        if call.header("authorization") != Some("anna") {
+            return peer.send(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n");
+        }
+        let headers = format!(
+            "etag: {tag}\r\nstream-closed: true\r\ncache-control: private, max-age=1000\r\n"
+        );
+        if call.header("if-none-match") == Some(tag) {
+            let unchanged = format!("HTTP/1.1 304 Not Modified\r\n{headers}\r\n");
+            return peer.send(unchanged.as_bytes());
+        }
+        answer(peer, "0003", &headers, "one")
+    })
+}
+
+#[test]
+fn whoever_is_told_that_there_is_nothing_takes_nothing_from_others() {
+    for (tag, then) in [
+        (
+            "\"0a1b2c3d:1:0:3:c\"",
+            "headwater; fwd=stale; fwd-status=304",
+        ),
+        // Another stream could have it as well.
+        ("\"0:3:c\"", "headwater; fwd=uri-miss; stored"),
+    ] {
+        let origin = for_anna(tag);
+        let edge = edge(&[origin.url()], "");
+        let stream = unique("hidden");
+        let read = || {
+            let read = edge.call("GET", &stream, &[("authorization", "anna")], b"");
+            assert_eq!(read.body, b"one");
+            read.expect("cache-status").to_owned()
+        };
+        for method in ["GET", "HEAD", "POST"] {
+            wait_until("it is stored", || read() == "headwater; hit");
+            assert_eq!(edge.call(method, &stream, &[], b"").status, 404);
+            assert_eq!(read(), then, "{method} {tag}");
+        }
+    }
+}
+
 #[test]
 fn whoever_is_told_that_there_is_nothing_does_not_end_others() {
     let gate = Gate::default();

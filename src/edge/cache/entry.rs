@@ -55,6 +55,16 @@ impl Entry {
         }
     }
 
+    /// The same answer, which is not given before the origin has said that it is unchanged.
+    pub(super) fn doubted(&self) -> Self {
+        let terms = Terms {
+            fresh_until_ms: 0,
+            stale_allowed: false,
+            ..self.terms
+        };
+        self.renewed(self.headers.clone(), terms)
+    }
+
     pub(super) fn etag(&self) -> Option<&HeaderValue> {
         self.headers.get(header::ETAG)
     }

@@ -5,6 +5,7 @@ use super::flight::{Flight, Seat};
 use super::key::{Digest, Place};
 use super::lru::Lru;
 use crate::types::UnixMs;
+use http::HeaderMap;
 use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::collections::hash_map;
@@ -290,6 +291,34 @@ impl Index {
             self.memory.remove(place);
             self.disk.remove(place);
             answers += u64::from(slot.entry.is_some() || slot.on_disk);
+        }
+        answers
+    }
+
+    /// Lets nothing in memory of a stream be given before the origin was asked about it, and forgets
+    /// what it could take for something else, and what is being fetched. Returns how many answers
+    /// were forgotten.
+    pub(super) fn doubt(&self, stream: Digest, is_certain: fn(&HeaderMap) -> bool) -> u64 {
+        let mut shard = self.shard(stream).write();
+        let hash_map::Entry::Occupied(mut found) = shard.entry(stream) else {
+            return 0;
+        };
+        let mut answers = 0;
+        found.get_mut().slots.retain(|range, slot| {
+            slot.flight = None;
+            if let Some(entry) = slot.entry.take() {
+                if is_certain(&entry.headers) {
+                    slot.entry = Some(Arc::new(entry.doubted()));
+                } else {
+                    let range = *range;
+                    self.memory.remove(Place { stream, range });
+                    answers += 1;
+                }
+            }
+            !slot.is_empty()
+        });
+        if found.get().slots.is_empty() {
+            found.remove();
         }
         answers
     }

@@ -377,8 +377,30 @@ impl Cache {
                 self.find(|names| names.tags.contains(&wanted)).await
             }
         };
+        self.let_go(streams, Index::forget).await
+    }
+
+    /// Gives no answer of a stream to a request that comes after this returned, unless the origin
+    /// then says that it is unchanged. `is_certain` is whether it can say so of an answer with these
+    /// headers, and not of another stream at the path. What is on disk alone is forgotten.
+    pub async fn doubt(
+        &self,
+        stream: StreamKey<'_>,
+        is_certain: fn(&HeaderMap) -> bool,
+    ) -> Result<(), io::Error> {
+        let doubt = move |index: &Index, stream| index.doubt(stream, is_certain);
+        self.let_go(vec![stream.digest()], doubt).await?;
+        Ok(())
+    }
+
+    /// Lets go of streams' answers by `forget` in memory, and by removing their files.
+    async fn let_go(
+        &self,
+        streams: Vec<Digest>,
+        forget: impl Fn(&Index, Digest) -> u64 + Send + 'static,
+    ) -> Result<u64, io::Error> {
         let disk = self.disk.clone();
-        let forgotten = streams.iter().map(|stream| self.index.forget(*stream));
+        let forgotten = streams.iter().map(|stream| forget(&self.index, *stream));
         let answers = forgotten.sum();
         self.metrics.cache.purges.inc();
         if let Some(disk) = disk {
@@ -388,7 +410,7 @@ impl Cache {
                 for stream in streams {
                     outcome = outcome.and(disk.purge(stream));
                     // A file may have been read just before it went.
-                    index.forget(stream);
+                    forget(&index, stream);
                 }
                 outcome
             };

@@ -4,7 +4,7 @@ use super::super::{Ask, CacheStatus, GetError};
 use super::world::*;
 use crate::observe::metrics::UpstreamFailure;
 use crate::protocol::names;
-use http::{StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 
 fn tagged(body: &'static str) -> Answer {
     Answer::whole(FIXED, body)
@@ -82,6 +82,37 @@ async fn a_new_answer_takes_the_place_of_a_stale_one() {
     world.settle().await;
     world.will_fail(UpstreamFailure::Connect);
     assert!(world.get("r").await.is_err());
+}
+
+#[tokio::test]
+async fn what_is_doubted_is_asked_about_before_it_is_given() {
+    let mut world = World::new();
+    let stream = key("r").stream;
+    let is_certain: fn(&HeaderMap) -> bool = |headers| headers.contains_key(header::ETAG);
+    world.will_answer(tagged("body"));
+    world.read("r").await;
+    world.will_answer(Answer::whole(FIXED, "untagged"));
+    world.read("other").await;
+    world.settle().await;
+
+    world.cache.doubt(stream, is_certain).await.unwrap();
+    world.will_fail(UpstreamFailure::Connect);
+    assert!(world.get("r").await.is_err());
+    world.will_answer(Answer::empty(304).with(header::CACHE_CONTROL, FIXED));
+    let unchanged = ("body".to_owned(), "fwd=stale; fwd-status=304".to_owned());
+    assert_eq!(world.read("r").await, unchanged);
+    assert!(world.origin.asked.lock().last().unwrap().is_some());
+    world.settle().await;
+    assert_eq!(world.read("r").await, ("body".into(), "hit".into()));
+    world.will_answer(Answer::whole(FIXED, "new"));
+    let stored = "fwd=uri-miss; stored";
+    assert_eq!(world.read("other").await, ("new".into(), stored.into()));
+    world.settle().await;
+
+    world.cache.doubt(stream, is_certain).await.unwrap();
+    world.restart().await;
+    world.will_answer(tagged("new"));
+    assert_eq!(world.read("r").await, ("new".into(), stored.into()));
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
 //! Any order of reads, purges, evictions, restarts, damage and failures: a reader gets what its
-//! origin gives for that key since the last purge, all of it, or an error.
+//! origin gives for that key since the last purge or doubt, all of it, or an error.
 
 use super::super::{Cached, GetError, Purge};
 use super::world::*;
@@ -18,6 +18,8 @@ enum Step {
     /// The stream is made anew, and purged, while a read of it is under way.
     PurgeDuring(usize, usize),
     Purge(usize),
+    /// The stream is made anew, and doubted.
+    Doubt(usize),
     Restart,
     /// A bit of a file changes.
     Damage(prop::sample::Index, prop::sample::Index),
@@ -45,7 +47,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         12 => (stream.clone(), range.clone(), reply).prop_map(|(s, r, reply)| Step::Read(s, r, reply)),
         1 => (stream.clone(), range).prop_map(|(s, r)| Step::PurgeDuring(s, r)),
-        1 => stream.prop_map(Step::Purge),
+        1 => stream.clone().prop_map(Step::Purge),
+        1 => stream.prop_map(Step::Doubt),
         1 => Just(Step::Restart),
         1 => any::<(prop::sample::Index, prop::sample::Index)>().prop_map(|(f, b)| Step::Damage(f, b)),
         1 => Just(Step::Wait),
@@ -96,6 +99,11 @@ async fn purge(world: &World, stream: usize) {
         path: STREAMS[stream].into(),
     };
     world.cache.purge(stream).await.unwrap();
+}
+
+async fn doubt(world: &World, stream: usize) {
+    let stream = of_stream(STREAMS[stream], "").stream;
+    world.cache.doubt(stream, |_| true).await.unwrap();
 }
 
 fn all_files(dir: &Path) -> Vec<PathBuf> {
@@ -173,6 +181,10 @@ async fn run(steps: Vec<Step>) {
             Step::Purge(stream) => {
                 model.made[stream] += 1;
                 purge(&world, stream).await;
+            }
+            Step::Doubt(stream) => {
+                model.made[stream] += 1;
+                doubt(&world, stream).await;
             }
             Step::Restart => world.restart().await,
             Step::Damage(file, at) => damage(world.dir.path(), file, at),
