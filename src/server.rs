@@ -182,7 +182,7 @@ fn start_log(
             limits.answers_in_flight_bytes_max,
             limits.write_timeout,
         )),
-        reads: Reads::default(),
+        reads: Reads::new(limits.write_timeout),
         framing: Turns::new(1, config.limits.queue_wait),
         producers_max: options.producers_max,
         live_readers: Arc::new(Semaphore::new(config.limits.live_readers_max)),

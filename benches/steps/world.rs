@@ -71,7 +71,7 @@ impl World {
             metrics,
             bodies: Bodies::new(config.bodies_bytes(), options.queue_wait),
             outgoing: Arc::new(Outgoing::new(1 << 30, options.queue_wait)),
-            reads: Reads::default(),
+            reads: Reads::new(options.queue_wait),
             framing: Turns::new(1, options.queue_wait),
             producers_max: 100,
             live_readers: Arc::new(Semaphore::new(100)),

@@ -3,6 +3,7 @@
 use super::find::Found;
 use super::get::{freshness, meant, position, remaining_ms};
 use super::reads::{Large, Place, Read};
+use super::turns::Turn;
 use super::{Body, Hot, Reply, ServeError, Server, Source, Sse, Target};
 use crate::frame::{self, Frames};
 use crate::hub::{EncodedKey, Run, View};
@@ -389,7 +390,9 @@ async fn read(
 ) -> Result<Read, ReadError> {
     let mut waited = None;
     loop {
-        let mut read = read_once(server, stream, kind, place).await?;
+        let turn = server.reads.turns.wait().await;
+        let turn = turn.ok_or(ReadError::NoRoom)?;
+        let mut read = read_once(server, stream, kind, place, turn).await?;
         let Read::Large(large) = &mut read else {
             return Ok(read);
         };
@@ -408,6 +411,7 @@ async fn read_once(
     stream: &Arc<Stream>,
     kind: Kind,
     place: Place,
+    turn: Turn,
 ) -> Result<Read, ReadError> {
     let answer = server.log.answer(stream, place.at).await?;
     // Who asks knows of something there.
@@ -421,7 +425,10 @@ async fn read_once(
     if !is_large(&runs) {
         return Ok(Read::Small(runs));
     }
-    let encode = move || large(kind, place.encoding, &runs);
+    let encode = move || {
+        let _turn = turn;
+        large(kind, place.encoding, &runs)
+    };
     let large = tokio::task::spawn_blocking(encode).await;
     let cut_off = || ReadError::Store(KvError("an event was cut off".into()));
     large.map(Read::Large).map_err(|_| cut_off())
@@ -432,8 +439,11 @@ fn large(kind: Kind, encoding: Encoding, runs: &[Run]) -> Large {
     let mut out = room(runs);
     put_data(&mut out, kind, encoding, runs);
     let (messages, bytes) = measure(runs);
+    // It may be held for long.
+    let mut event = Vec::from(out);
+    event.shrink_to_fit();
     Large {
-        event: out.freeze(),
+        event: event.into(),
         to: runs.last().map_or(0, Run::end),
         messages,
         bytes,

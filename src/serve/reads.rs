@@ -4,6 +4,7 @@
 //! store and hold it encoded, all at the same time.
 
 use super::outgoing::Room;
+use super::turns::Turns;
 use crate::held::HeldMap;
 use crate::hub::Run;
 use crate::protocol::sse::Encoding;
@@ -11,6 +12,7 @@ use crate::types::{Position, StreamId};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::OnceCell;
 
 /// Where readers are to whom the same can be given.
@@ -41,8 +43,14 @@ pub(super) struct Large {
 
 /// What is read or held by readers now. What lies between two positions never changes, so whoever
 /// comes while somebody has it is given the same.
-#[derive(Debug, Default)]
-pub struct Reads(Mutex<HeldMap<Place, OnceCell<Read>>>);
+pub struct Reads {
+    held: Mutex<HeldMap<Place, OnceCell<Read>>>,
+    /// Turns at reading: what many read at one time is nobody's yet, and counts nowhere.
+    pub(super) turns: Turns,
+}
+
+/// What is read at one time at the least.
+const READS_MIN: usize = 2;
 
 /// A large event, as long as anybody has it.
 struct Held(Arc<OnceCell<Read>>);
@@ -57,6 +65,14 @@ impl AsRef<[u8]> for Held {
 }
 
 impl Reads {
+    /// Who is to read waits for a turn for `wait_max`.
+    pub fn new(wait_max: Duration) -> Self {
+        Self {
+            held: Mutex::default(),
+            turns: Turns::new(READS_MIN, wait_max),
+        }
+    }
+
     /// What there is at a place: read by the first who asks, and waited for by all others. If it
     /// fails or is given up, the next one reads.
     pub(super) async fn get<E>(
@@ -64,7 +80,7 @@ impl Reads {
         place: Place,
         read: impl Future<Output = Result<Read, E>>,
     ) -> Result<Read, E> {
-        let cell = self.0.lock().get_or_insert(place, OnceCell::new);
+        let cell = self.held.lock().get_or_insert(place, OnceCell::new);
         Ok(match cell.get_or_try_init(|| read).await? {
             Read::Small(runs) => Read::Small(runs.clone()),
             Read::Large(large) => Read::Large(Large {
@@ -78,7 +94,7 @@ impl Reads {
     /// How many places are read or held.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
-        self.0.lock().values().count()
+        self.held.lock().values().count()
     }
 }
 
@@ -114,7 +130,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_large_event_is_read_once_and_freed_with_its_last_reader() {
-        let reads = Reads::default();
+        let reads = Reads::new(Duration::ZERO);
         let times = Cell::new(0);
         let get = || {
             reads.get(PLACE, async {
@@ -137,7 +153,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_next_one_reads_if_the_first_fails_or_leaves() {
-        let reads = Reads::default();
+        let reads = Reads::new(Duration::ZERO);
         let failed = reads.get(PLACE, ready(Err(())));
         let left = reads.get(PLACE, pending::<Result<Read, ()>>());
         let left = async {

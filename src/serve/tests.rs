@@ -147,7 +147,7 @@ impl World {
                 metrics,
                 bodies: Bodies::new(config.bodies_bytes(), queue_wait),
                 outgoing: Arc::new(Outgoing::new(64 << 20, queue_wait)),
-                reads: Reads::default(),
+                reads: Reads::new(queue_wait),
                 framing: Turns::new(1, queue_wait),
                 producers_max: 10,
                 live_readers: Arc::new(Semaphore::new(10)),
