@@ -38,8 +38,9 @@ pub struct Limits {
     #[schemars(with = "SizeText")]
     pub path_bytes_max: usize,
 
-    /// The most that the request line and headers of one request may take. More is answered with
-    /// 431.
+    /// The most that the headers of one request may take. More is answered with 431, and so are more
+    /// than 256 headers. A head that has not ended after that and `path_bytes_max` is read no farther;
+    /// but behind a request that was passed on unrecorded, on the same connection, up to 1 MiB is.
     #[serde(with = "units::size")]
     #[schemars(with = "SizeText")]
     pub header_bytes_max: usize,
@@ -64,7 +65,8 @@ pub struct Limits {
     /// The most connections from one IP address, or from one network of IPv6 (64 bits), at one time.
     /// Further ones are closed at once. Not set, there is no such limit: behind a load balancer all
     /// connections come from its address.
-    #[schemars(range(min = 1))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "usize", range(min = 1))]
     pub connections_per_address_max: Option<usize>,
 
     /// The most live readers (long-poll and SSE) at one time. Further ones are answered with 503
@@ -136,7 +138,7 @@ impl Default for Limits {
             path_bytes_max: 1 << 10,
             header_bytes_max: 32 << 10,
             producers_per_stream_max: 100_000,
-            fork_depth_max: 100,
+            fork_depth_max: 1_000,
             connections_max: 65_536,
             connections_per_address_max: None,
             live_readers_max: 50_000,
