@@ -98,7 +98,8 @@ fn has_method(read: &[u8]) -> bool {
 }
 
 fn has_end(read: &[u8]) -> bool {
-    memmem::find(read, b"\r\n\r\n").is_some()
+    let ends: [&[u8]; 2] = [b"\r\n\r\n", b"\n\n"];
+    ends.iter().any(|end| memmem::find(read, end).is_some())
 }
 
 impl Gateway {
@@ -205,6 +206,7 @@ mod tests {
             assert_eq!(look(&head[..end]), Look::Unfinished, "{:?}", &head[..end]);
         }
         assert_eq!(look(head), Look::There);
+        assert_eq!(look("GET /a b HTTP/1.1\nhost: x\n\n"), Look::There);
         let endless = format!("GET /a b HTTP/1.1\r\na: {}", "x".repeat(LIMITS.bytes_max()));
         assert_eq!(look(&endless), Look::HeadersTooLarge);
     }
