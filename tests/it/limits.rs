@@ -107,26 +107,35 @@ fn the_number_of_live_readers() {
     server.assert_healthy();
 }
 
+/// Whether a stream is read on a connection.
+fn is_served(connection: &mut Connection, target: &str) -> bool {
+    let response = connection.call("GET", target, &[], b"");
+    response.is_ok_and(|response| response.status == 200)
+}
+
+/// Connects until no more are taken, which are `most`.
+fn open_all(server: &Server, target: &str, most: usize) -> Vec<Connection> {
+    let mut open = Vec::new();
+    wait_until("the server takes no more", || {
+        let mut connection = server.connect();
+        let taken = is_served(&mut connection, target);
+        if taken {
+            open.push(connection);
+        }
+        assert!(open.len() <= most);
+        !taken
+    });
+    assert_eq!(open.len(), most);
+    open
+}
+
 #[test]
 fn the_number_of_connections() {
     let mut server = limited("connections_max = 20");
     let target = unique("connections");
     server.create(&target, "text/plain", b"abc");
-    let works = |connection: &mut Connection| {
-        let response = connection.call("GET", &target, &[], b"");
-        response.is_ok_and(|response| response.status == 200)
-    };
-    let mut open: Vec<Connection> = Vec::new();
-    wait_until("the server takes no more", || {
-        let mut connection = server.connect();
-        let taken = works(&mut connection);
-        if taken {
-            open.push(connection);
-        }
-        assert!(open.len() <= 20);
-        !taken
-    });
-    assert_eq!(open.len(), 20);
+    let works = |connection: &mut Connection| is_served(connection, &target);
+    let mut open = open_all(&server, &target, 20);
     assert!(open.iter_mut().all(works), "those that are open stay");
     assert_eq!(server.admin("/healthz").status, 200);
     drop(open);
@@ -143,21 +152,8 @@ fn the_number_of_connections_from_one_address() {
     let mut server = limited("connections_per_address_max = 3");
     let target = unique("addresses");
     server.create(&target, "text/plain", b"abc");
-    let works = |connection: &mut Connection| {
-        let response = connection.call("GET", &target, &[], b"");
-        response.is_ok_and(|response| response.status == 200)
-    };
-    let mut open: Vec<Connection> = Vec::new();
-    wait_until("the server takes no more", || {
-        let mut connection = server.connect();
-        let taken = works(&mut connection);
-        if taken {
-            open.push(connection);
-        }
-        assert!(open.len() <= 3);
-        !taken
-    });
-    assert_eq!(open.len(), 3);
+    let works = |connection: &mut Connection| is_served(connection, &target);
+    let open = open_all(&server, &target, 3);
     let elsewhere = Command::new("curl")
         .args(["--silent", "--fail", "--interface", "127.0.0.2"])
         .arg(format!("http://{}{target}", server.address()))
