@@ -235,7 +235,7 @@ fn heartbeats_go_on_between_events_while_an_origin_is_slow() {
     let origin = in_parts(&gates);
     let mut setup = Setup::quick();
     setup.streams.push("sse_heartbeat = \"50ms\"".to_owned());
-    let edge = edge_with(&[origin.url()], "", setup);
+    let edge = edge_with(&[origin.url()], "timeouts = { read = \"0\" }", setup);
     let mut reader = edge.connect();
     let target = format!("{}?offset=-1&live=sse", unique("parts"));
     reader.send_request("GET", &target, &[], b"").unwrap();
