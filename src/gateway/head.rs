@@ -4,7 +4,7 @@
 //! that it refuses it.
 
 use super::session::Gateway;
-use super::wire::Writing;
+use super::wire::{READ_BYTES, Writing};
 use crate::config::Limits;
 use crate::observe::metrics::{Method, Mode};
 use crate::serve::ServeError;
@@ -17,8 +17,6 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
-/// Bytes that are read at once.
-const READ_BYTES: usize = 4096;
 /// Headers of a session's request at the most.
 const HEADERS_MAX: usize = 256;
 /// What goes around the parts of a head that have limits: between a name and its value and behind

@@ -10,7 +10,7 @@ use super::facts::access_of;
 use super::respond::Sent;
 use super::routes::{Kind, Route};
 use super::session::{Asked, Gateway, mode};
-use super::wire::{Writing, left};
+use super::wire::{READ_BYTES, Writing, left};
 use crate::observe::access;
 use crate::observe::metrics::{Live, Mode as ModeLabel};
 use crate::protocol::request::{self, Command, Mode, RequestError};
@@ -30,8 +30,6 @@ use std::task::Poll;
 use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
 
-/// Bytes that are read at once: the head of a request, and a small body with it.
-const READ_BYTES: usize = 4096;
 /// Bytes of a plain request at the most, with what follows it. They do not count against what all
 /// bodies may take.
 const PLAIN_BYTES_MAX: usize = 16 * 1024;

@@ -1,4 +1,4 @@
-//! Answers as they go over a connection of HTTP/1.1 that has no session.
+//! Requests and answers as they go over a connection of HTTP/1.1 that has no session.
 
 use super::respond::{self, Sent};
 use crate::protocol::reply::Head;
@@ -14,6 +14,8 @@ use std::io::{self, Write};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+/// Bytes of requests that are read at once: a head, and a small body with it.
+pub(super) const READ_BYTES: usize = 4096;
 /// What is at most this long is copied next to what goes before it, so that both are one write, over
 /// TLS too.
 pub(super) const COPIED_BYTES_MAX: usize = 4096;

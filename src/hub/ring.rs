@@ -1,5 +1,6 @@
 //! The recent appends of one stream, in memory.
 
+use crate::frame;
 use crate::types::Position;
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -21,6 +22,17 @@ pub struct Run {
 impl Run {
     pub fn end(&self) -> Position {
         self.start + self.frames.len() as u64
+    }
+
+    /// Bytes that runs take.
+    pub fn bytes(runs: &[Self]) -> usize {
+        runs.iter().map(|run| run.frames.len()).sum()
+    }
+
+    /// Messages and payload bytes of runs.
+    pub fn measure(runs: &[Self]) -> (u64, u64) {
+        let each = runs.iter().map(|run| frame::measure(&run.frames, 0));
+        each.fold((0, 0), |sum, run| (sum.0 + run.0, sum.1 + run.1))
     }
 
     fn cost(&self) -> u64 {

@@ -310,28 +310,24 @@ impl Playback {
 
     /// What there is now: if that is large, once there is room for it.
     async fn read(&mut self) -> Result<Found, ReadError> {
-        let mut waited = None;
-        loop {
-            let at = self.at;
-            let found = self.read_once().await?;
-            let Found::Bytes(bytes) = found else {
-                return Ok(found);
+        let read = || async {
+            let (found, to) = self.read_once().await?;
+            let bytes = match &found {
+                Found::Bytes(bytes) if bytes.len() >= LARGE_BYTES_MIN => bytes.len(),
+                _ => 0,
             };
-            let large = bytes.len();
-            if large < LARGE_BYTES_MIN {
-                return Ok(Found::Bytes(bytes));
-            }
-            if let Some(room) = waited.take().or_else(|| self.outgoing.take(large)) {
-                return Ok(Found::Bytes(room.hold(bytes)));
-            }
-            drop(bytes);
-            self.at = at;
-            let room = Box::pin(self.outgoing.wait(large)).await;
-            waited = Some(room.ok_or(ReadError::NoRoom)?);
-        }
+            Ok(((found, to), bytes))
+        };
+        let ((found, to), room) = self.outgoing.with_room(read).await?;
+        self.at = to;
+        Ok(match (found, room) {
+            (Found::Bytes(bytes), Some(room)) => Found::Bytes(room.hold(bytes)),
+            (found, _) => found,
+        })
     }
 
-    async fn read_once(&mut self) -> Result<Found, ReadError> {
+    /// What there is now, and where it ends.
+    async fn read_once(&self) -> Result<(Found, Position), ReadError> {
         let answer = match self.log.look(&self.stream, self.at)? {
             Look::Known(answer) => answer,
             Look::Stored(_) => Box::pin(self.log.answer(&self.stream, self.at)).await?,
@@ -340,11 +336,12 @@ impl Playback {
             return Err(ReadError::Gone);
         }
         if answer.from == answer.to {
-            return Ok(if answer.view.closed {
+            let found = if answer.view.closed {
                 Found::End(answer.view.end.clone())
             } else {
                 Found::Tail
-            });
+            };
+            return Ok((found, self.at));
         }
         let cold;
         let runs = match &answer.body {
@@ -354,8 +351,8 @@ impl Playback {
                 &cold
             }
         };
-        self.at = runs.last().map_or(answer.to, Run::end);
-        Ok(Found::Bytes(payload(runs)))
+        let to = runs.last().map_or(answer.to, Run::end);
+        Ok((Found::Bytes(payload(runs)), to))
     }
 }
 
@@ -421,7 +418,7 @@ fn payload(runs: &[Run]) -> Bytes {
     {
         return run.frames.slice(only.payload());
     }
-    let mut joined = BytesMut::with_capacity(runs.iter().map(|run| run.frames.len()).sum());
+    let mut joined = BytesMut::with_capacity(Run::bytes(runs));
     for run in runs {
         for frame in Frames::new(&run.frames, 0) {
             joined.extend_from_slice(&run.frames[frame.payload()]);

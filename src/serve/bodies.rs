@@ -150,8 +150,8 @@ impl Bodies {
 
     /// The body of an answer that begins with a kept one and goes on with the runs.
     pub(super) fn extend(&self, kept: &Kept, answer: &Answer, runs: &[Run]) -> Kept {
-        let more = runs.iter().map(|run| run.frames.len()).sum();
-        let mut encoder = Encoder::resume(answer.view.meta.kind, &kept.pieces, more);
+        let kind = answer.view.meta.kind;
+        let mut encoder = Encoder::resume(kind, &kept.pieces, Run::bytes(runs));
         for run in runs {
             encoder.push(run);
         }

@@ -90,14 +90,13 @@ impl Body {
 
     /// The body of an answer that is in memory.
     fn of_runs(server: &Server, kind: Kind, runs: &[Run]) -> Result<Self, ReadError> {
-        let bytes = runs.iter().map(|run| run.frames.len()).sum();
-        let room = match bytes {
+        let room = match Run::bytes(runs) {
             0..=PIECE_BYTES => None,
             bytes => Some(server.outgoing.take(bytes).ok_or(ReadError::NoRoom)?),
         };
-        let messages = runs.iter().map(|run| frame::measure(&run.frames, 0).0);
+        let (messages, _) = Run::measure(runs);
         let body = encode(kind, runs);
-        server.metrics.read.add(body.len() as u64, messages.sum());
+        server.metrics.read.add(body.len() as u64, messages);
         Ok(Self::Full(match room {
             Some(room) => room.hold(body),
             None => body,
@@ -126,7 +125,7 @@ impl Pieces {
         }
         let piece = match self.held.piece(self.at) {
             Some(piece) => piece,
-            None => self.read_with_room().await?,
+            None => self.read().await?,
         };
         self.begun = true;
         self.at = piece.to;
@@ -135,24 +134,21 @@ impl Pieces {
         Ok(Some(piece.bytes))
     }
 
-    /// Reads the next piece from the log, and again once there is room for it.
-    async fn read_with_room(&self) -> Result<Piece, ReadError> {
-        let outgoing = &self.server.outgoing;
-        let mut waited = None;
-        loop {
-            let mut piece = self.read().await?;
+    /// Reads the next piece from the log, with room for it.
+    async fn read(&self) -> Result<Piece, ReadError> {
+        let read = || async {
+            let piece = self.read_once().await?;
             let bytes = piece.bytes.len();
-            if let Some(room) = waited.take().or_else(|| outgoing.take(bytes)) {
-                piece.bytes = room.hold(piece.bytes);
-                return Ok(piece);
-            }
-            drop(piece);
-            waited = Some(outgoing.wait(bytes).await.ok_or(ReadError::NoRoom)?);
+            Ok((piece, bytes))
+        };
+        let (mut piece, room) = self.server.outgoing.with_room(read).await?;
+        if let Some(room) = room {
+            piece.bytes = room.hold(piece.bytes);
         }
+        Ok(piece)
     }
 
-    /// Reads the next piece from the log.
-    async fn read(&self) -> Result<Piece, ReadError> {
+    async fn read_once(&self) -> Result<Piece, ReadError> {
         let run = self.server.log.piece(&self.parts, self.at).await?;
         let mut out = BytesMut::with_capacity(run.frames.len() + 2);
         let mut separator = if self.begun { b',' } else { b'[' };

@@ -133,8 +133,7 @@ pub(super) fn encode(kind: Kind, runs: &[Run]) -> Bytes {
     {
         return run.frames.slice(frame.payload());
     }
-    let bytes: usize = runs.iter().map(|run| run.frames.len()).sum();
-    let mut out = BytesMut::with_capacity(bytes + 2);
+    let mut out = BytesMut::with_capacity(Run::bytes(runs) + 2);
     let mut separator = b'[';
     for run in runs {
         put_messages(&mut out, kind, run, &mut separator);

@@ -5,7 +5,7 @@ use super::get::{freshness, meant, position, remaining_ms};
 use super::reads::{Large, Place, Read};
 use super::turns::Turn;
 use super::{Body, Hot, Reply, ServeError, Server, Source, Sse, Target};
-use crate::frame::{self, Frames};
+use crate::frame::Frames;
 use crate::hub::{EncodedKey, Run, View};
 use crate::log::kv::KvError;
 use crate::log::{Answer, AnswerBody, Look, ReadError, Stream};
@@ -322,7 +322,7 @@ impl LogSource {
             .stream
             .tail()
             .encoded(key, || encode(self.kind, runs, &key, view));
-        let (messages, bytes) = measure(runs);
+        let (messages, bytes) = Run::measure(runs);
         self.server.metrics.read.add(bytes, messages);
         events
     }
@@ -366,44 +366,33 @@ impl Drop for LogSource {
     }
 }
 
-/// Messages and payload bytes of runs.
-fn measure(runs: &[Run]) -> (u64, u64) {
-    let each = runs.iter().map(|run| frame::measure(&run.frames, 0));
-    each.fold((0, 0), |sum, run| (sum.0 + run.0, sum.1 + run.1))
-}
-
-fn bytes(runs: &[Run]) -> usize {
-    runs.iter().map(|run| run.frames.len()).sum()
-}
-
 fn is_large(runs: &[Run]) -> bool {
-    bytes(runs) as u64 >= LARGE_BYTES_MIN
+    Run::bytes(runs) as u64 >= LARGE_BYTES_MIN
 }
 
-/// Reads what there is at a place of a stream, and makes an event of it if it is large: again, once
-/// there is room for it.
+/// Reads what there is at a place of a stream, and makes an event of it if it is large, with room
+/// for it.
 async fn read(
     server: &Server,
     stream: &Arc<Stream>,
     kind: Kind,
     place: Place,
 ) -> Result<Read, ReadError> {
-    let mut waited = None;
-    loop {
+    let read = || async {
         let turn = server.reads.turns.wait().await;
         let turn = turn.ok_or(ReadError::NoRoom)?;
-        let mut read = read_once(server, stream, kind, place, turn).await?;
-        let Read::Large(large) = &mut read else {
-            return Ok(read);
+        let read = read_once(server, stream, kind, place, turn).await?;
+        let bytes = match &read {
+            Read::Small(_) => 0,
+            Read::Large(large) => large.event.len(),
         };
-        let bytes = large.event.len();
-        large.room = waited.take().or_else(|| server.outgoing.take(bytes));
-        if large.room.is_some() {
-            return Ok(read);
-        }
-        drop(read);
-        waited = Some(server.outgoing.wait(bytes).await.ok_or(ReadError::NoRoom)?);
+        Ok((read, bytes))
+    };
+    let (mut read, taken) = server.outgoing.with_room(read).await?;
+    if let Read::Large(large) = &mut read {
+        large.room = taken;
     }
+    Ok(read)
 }
 
 async fn read_once(
@@ -438,7 +427,7 @@ async fn read_once(
 fn large(kind: Kind, encoding: Encoding, runs: &[Run]) -> Large {
     let mut out = room(runs);
     put_data(&mut out, kind, encoding, runs);
-    let (messages, bytes) = measure(runs);
+    let (messages, bytes) = Run::measure(runs);
     // It may be held for long.
     let mut event = Vec::from(out);
     event.shrink_to_fit();
@@ -461,7 +450,7 @@ fn encode(kind: Kind, runs: &[Run], key: &EncodedKey, view: &View) -> Bytes {
 
 /// Room for the events of runs.
 fn room(runs: &[Run]) -> BytesMut {
-    let bytes = bytes(runs);
+    let bytes = Run::bytes(runs);
     BytesMut::with_capacity(bytes + bytes / 2 + 192)
 }
 

@@ -3,6 +3,7 @@
 //! How long it lasts is up to the client, and what lies in the store may be as large as the largest
 //! append. Small answers do not count: there are no more of them than connections.
 
+use crate::log::ReadError;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,9 +43,34 @@ impl Outgoing {
         taken.ok().map(Room)
     }
 
-    /// Room for so many bytes; `None` if there is none in time. What it is for must not be held
-    /// meanwhile.
-    pub async fn wait(&self, bytes: usize) -> Option<Room> {
+    /// What `read` gives, with room for as many bytes as it says. If there is none, what was read is
+    /// let go, and read again once there is. For no bytes it takes none.
+    pub async fn with_room<T, F>(
+        &self,
+        read: impl Fn() -> F,
+    ) -> Result<(T, Option<Room>), ReadError>
+    where
+        F: Future<Output = Result<(T, usize), ReadError>>,
+    {
+        let mut waited = None;
+        loop {
+            let (what, bytes) = read().await?;
+            if bytes == 0 {
+                return Ok((what, None));
+            }
+            let room = waited.take().or_else(|| self.take(bytes));
+            if room.is_some() {
+                return Ok((what, room));
+            }
+            drop(what);
+            // Boxed: those who need no room should have none for this either.
+            let room = Box::pin(self.wait(bytes)).await;
+            waited = Some(room.ok_or(ReadError::NoRoom)?);
+        }
+    }
+
+    /// Room for so many bytes; `None` if there is none in time.
+    async fn wait(&self, bytes: usize) -> Option<Room> {
         let permits = self.permits(bytes);
         let taken = self.free.clone().acquire_many_owned(permits);
         timeout(self.wait_max, taken).await.ok()?.ok().map(Room)
