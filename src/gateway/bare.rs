@@ -59,7 +59,10 @@ impl Begun {
     ) {
         let whole = whole && {
             let last = write_last_chunk(&mut connection.stream);
-            matches!(in_time(gateway.write_timeout, last).await, Ok(Ok(())))
+            matches!(
+                in_time(gateway.keeping.write_timeout, last).await,
+                Ok(Ok(()))
+            )
         };
         self.sent.offsets = Some((self.from, position));
         if !whole {

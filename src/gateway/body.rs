@@ -17,8 +17,6 @@ use tokio::time::timeout;
 const PERMIT_BYTES: u64 = 4096;
 /// Bytes that a growing body reserves ahead at the most.
 const RESERVE_STEP_BYTES: u64 = 1024 * 1024;
-/// The longest that a refused body is read for the sake of its sender.
-const DRAIN_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// The memory for bodies on their way.
 pub(super) struct Bodies {
@@ -55,9 +53,8 @@ impl Bodies {
         self.bytes_max
     }
 
-    /// Reads the body of a request. After an error the rest of it has been read as far as is
-    /// reasonable, so that the client comes to read the answer, unless
-    /// [the error ends the connection](ServeError::ends_connection).
+    /// Reads the body of a request. After an error, what follows on the connection is the rest of
+    /// it.
     pub(super) async fn read(&self, session: &mut ServerSession) -> Result<Held, ServeError> {
         if session.is_body_empty() {
             return Ok(Held {
@@ -67,7 +64,6 @@ impl Bodies {
         }
         let length = content_length(session);
         if length.is_some_and(|length| length > self.bytes_max) {
-            self.drain(session).await;
             return Err(self.too_large());
         }
         session.set_read_timeout(Some(self.timeout));
@@ -78,14 +74,7 @@ impl Bodies {
             // Pingora gives up the connection at any answer before the body's end.
             session.set_keepalive(keepalive);
         }
-        let read = self.receive(session, length).await;
-        match &read {
-            // What follows on the connection is not known to be a request.
-            Err(error) if error.ends_connection() => session.set_keepalive(None),
-            Err(_) => self.drain(session).await,
-            Ok(_) => {}
-        }
-        read
+        self.receive(session, length).await
     }
 
     /// Collects a body, unless it is slow and must give way.
@@ -203,12 +192,10 @@ impl Bodies {
             return;
         }
         session.set_read_timeout(Some(self.timeout));
-        let time_max = if session.is_http2() {
-            self.timeout.min(DRAIN_TIME_MAX)
-        } else {
-            DRAIN_TIME_MAX
-        };
-        let _ = timeout(time_max, session.drain_request_body()).await;
+        if session.drain_request_body().await.is_err() {
+            // What follows on the connection is not known to be a request.
+            session.set_keepalive(None);
+        }
     }
 }
 

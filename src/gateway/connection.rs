@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 /// How connections are kept.
-pub(super) struct Keeping {
+pub(super) struct ConnectionOptions {
     pub(super) idle_timeout: Duration,
     /// The longest wait for the head of a request, idle time included.
     pub(super) head_timeout: Duration,
@@ -30,7 +30,7 @@ pub(super) struct Keeping {
     options: HttpServerOptions,
 }
 
-impl Keeping {
+impl ConnectionOptions {
     pub(super) fn new(limits: &Limits) -> Self {
         let mut options = HttpServerOptions::default();
         options.h2_idle_timeout = Some(limits.idle_timeout);
@@ -40,11 +40,6 @@ impl Keeping {
             h2: h2_options(limits),
             options,
         }
-    }
-
-    /// Seconds for which a connection without a request is kept.
-    pub(super) fn idle_seconds(&self) -> u64 {
-        self.idle_timeout.as_secs().max(1)
     }
 }
 
@@ -75,7 +70,7 @@ impl Gateway {
                     let mut session = Box::new(ServerSession::new_http1(stream));
                     session.set_pipelining_enabled(true);
                     session.set_pipelined_prefix(ahead);
-                    session.set_keepalive(Some(self.keeping.idle_seconds()));
+                    session.set_keepalive(Some(self.keeping.idle_seconds));
                     self.process(session).await
                 }
                 Next::Returned(reused) => {
@@ -135,7 +130,7 @@ impl Gateway {
 
     /// Waits for the head of a request. False when there is none to answer.
     async fn read_request(&self, session: &mut ServerSession) -> bool {
-        let read = timeout(self.keeping.head_timeout, session.read_request());
+        let read = timeout(self.connections.head_timeout, session.read_request());
         let Some(Ok(read)) = self.server.draining.run_until_cancelled(read).await else {
             return false;
         };
@@ -162,7 +157,7 @@ impl Gateway {
             gateway: self.clone(),
         });
         let mut served = connection.process_new(stream, shutdown);
-        let begins = timeout(self.keeping.head_timeout, begun.cancelled());
+        let begins = timeout(self.connections.head_timeout, begun.cancelled());
         tokio::select! {
             _ = &mut served => return,
             _ = self.server.draining.run_until_cancelled(begins) => {}
@@ -195,11 +190,11 @@ impl HttpServerApp for Http2 {
     }
 
     fn h2_options(&self) -> Option<H2Options> {
-        Some(self.gateway.keeping.h2.clone())
+        Some(self.gateway.connections.h2.clone())
     }
 
     fn server_options(&self) -> Option<&HttpServerOptions> {
-        Some(&self.gateway.keeping.options)
+        Some(&self.gateway.connections.options)
     }
 }
 

@@ -145,7 +145,7 @@ impl Crowd {
 
     /// Writes to each reader what there is for it. Returns when the first of them has a turn.
     async fn serve(&mut self, now: Instant) -> Instant {
-        let mut turn = now + self.gateway.keeping.idle_timeout;
+        let mut turn = now + self.gateway.connections.idle_timeout;
         let mut last = None;
         self.keep(|reader| {
             let stays = reader.write(now, &mut last);

@@ -69,7 +69,7 @@ impl Events {
         open: Open,
         may_join: bool,
     ) {
-        let write_timeout = gateway.write_timeout;
+        let write_timeout = gateway.keeping.write_timeout;
         let (end, whole) = match self.send_on(&mut connection, write_timeout, may_join).await {
             Next::Crowd(moved) => {
                 let reader = Waiting {

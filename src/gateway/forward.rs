@@ -4,6 +4,7 @@ use super::body::{content_length, ends_clearly};
 use super::edge::Passing;
 use super::facts::{access, client_facts};
 use super::http10::{self, Unchunking};
+use super::keeping::Keeping;
 use super::respond::{self, CLIENT_LEFT};
 use super::routes::{Building, has_dot_segments};
 use super::unread::unread;
@@ -32,7 +33,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 /// Idle connections that are kept for each route.
 const POOL_CONNECTIONS_MAX: usize = 1024;
@@ -76,19 +76,13 @@ impl Forwarder {
         building: &Building<'_>,
         passing: Option<Passing>,
     ) -> Self {
-        let limits = building.limits;
         let conf = ServerConf {
             upstream_keepalive_pool_size: POOL_CONNECTIONS_MAX,
             max_retries: 1 + upstreams.retries + SPARE_ATTEMPTS,
             ..ServerConf::default()
         };
         let route = building.metrics.route(pattern);
-        let keeping = Keeping {
-            idle_seconds: limits.idle_timeout.as_secs().max(1),
-            body_timeout: limits.body_timeout,
-            write_timeout: limits.write_timeout,
-            draining: building.draining.clone(),
-        };
+        let keeping = Keeping::new(building.limits, building.draining.clone());
         let forward = Forward {
             upstreams: upstreams.clone(),
             route: route.clone(),
@@ -144,27 +138,6 @@ impl Forwarder {
         self.proxy
             .process_new_http(session, &self.never_stops.1)
             .await
-    }
-}
-
-/// How connections of clients are kept.
-#[derive(Clone)]
-pub(super) struct Keeping {
-    idle_seconds: u64,
-    body_timeout: Duration,
-    pub(super) write_timeout: Duration,
-    pub(super) draining: CancellationToken,
-}
-
-impl Keeping {
-    pub(super) fn apply(&self, session: &mut ServerSession) {
-        if session.get_keepalive().is_some() {
-            let draining = self.draining.is_cancelled();
-            session.set_keepalive((!draining).then_some(self.idle_seconds));
-        }
-        session.set_read_timeout(Some(self.body_timeout));
-        session.set_write_timeout(Some(self.write_timeout));
-        session.set_pipelining_enabled(true);
     }
 }
 
@@ -267,7 +240,8 @@ impl ProxyHttp for Forward {
 
     async fn early_request_filter(&self, session: &mut Session, _: &mut Context) -> Result<()> {
         let session = session.as_downstream_mut();
-        self.keeping.apply(session);
+        self.keeping.prepare(session);
+        session.set_read_timeout(Some(self.keeping.body_timeout));
         if http10::is_old(session.req_header().version) {
             session.set_ignore_info_resp(true);
         }

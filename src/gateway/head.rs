@@ -109,7 +109,7 @@ impl Gateway {
         mut read: BytesMut,
     ) -> Option<BytesMut> {
         let began = Instant::now();
-        let until = began + self.keeping.head_timeout;
+        let until = began + self.connections.head_timeout;
         loop {
             match self.heads.look(&read) {
                 Look::There => return Some(read),
@@ -136,7 +136,7 @@ impl Gateway {
         let writing = Writing {
             head_only: false,
             goes_on: false,
-            write_timeout: self.write_timeout,
+            write_timeout: self.keeping.write_timeout,
         };
         let sent = writing.write(stream, reply).await;
         let metrics = self.server.metrics.unmatched();

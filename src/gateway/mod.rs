@@ -12,6 +12,7 @@ mod following;
 mod forward;
 mod head;
 mod http10;
+mod keeping;
 mod listen;
 mod plain;
 mod playing;

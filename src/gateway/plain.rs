@@ -65,7 +65,7 @@ impl Gateway {
         let mut idle = Alarm::default();
         loop {
             if ahead.is_empty() {
-                let until = Instant::now() + self.keeping.idle_timeout;
+                let until = Instant::now() + self.connections.idle_timeout;
                 tokio::select! {
                     biased;
                     read = read_ahead(stream, &mut ahead) => read?,
@@ -151,7 +151,7 @@ impl Gateway {
         let writing = Writing {
             head_only: parts.method == Method::HEAD,
             goes_on: !draining.has_ended(),
-            write_timeout: self.write_timeout,
+            write_timeout: self.keeping.write_timeout,
         };
         let sent = match served {
             Some(Ok(reply)) => writing.write(stream, reply).await,

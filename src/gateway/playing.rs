@@ -50,7 +50,7 @@ impl Playing {
             if let Back::Leave = back {
                 break Ended::Whole;
             }
-            if let Some(ended) = answer.send_next(gateway.write_timeout).await {
+            if let Some(ended) = answer.send_next(gateway.keeping.write_timeout).await {
                 break ended;
             }
         };

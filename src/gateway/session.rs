@@ -3,12 +3,13 @@
 use super::admission::Open;
 use super::bare::{self, Begun, Connection};
 use super::body::Bodies;
-use super::connection::Keeping;
+use super::connection::ConnectionOptions;
 use super::crowd::Crowds;
 use super::events::Events;
 use super::facts::{access, host, location};
 use super::forward::Forwarder;
 use super::head::HeadLimits;
+use super::keeping::Keeping;
 use super::playing::Playing;
 use super::record;
 use super::respond::{self, Sent};
@@ -28,7 +29,7 @@ use pingora::Result;
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// What answers the requests of one listener.
 pub struct Gateway {
@@ -39,7 +40,7 @@ pub struct Gateway {
     path_bytes_max: usize,
     header_bytes_max: usize,
     pub(super) heads: HeadLimits,
-    pub(super) write_timeout: Duration,
+    pub(super) connections: ConnectionOptions,
     pub(super) keeping: Keeping,
     pub(super) crowds: Crowds,
 }
@@ -105,7 +106,8 @@ impl Gateway {
     ) -> Self {
         Self {
             bodies,
-            keeping: Keeping::new(limits),
+            connections: ConnectionOptions::new(limits),
+            keeping: Keeping::new(limits, server.draining.clone()),
             crowds: Crowds::default(),
             server,
             recorder,
@@ -113,13 +115,12 @@ impl Gateway {
             path_bytes_max: limits.path_bytes_max,
             header_bytes_max: limits.header_bytes_max,
             heads: HeadLimits::new(limits),
-            write_timeout: limits.write_timeout,
         }
     }
 
     /// Answers one request, or says who goes on with it. An error means that its answer broke off.
     pub(super) async fn handle(&self, session: &mut ServerSession) -> Result<Handled> {
-        self.prepare(session);
+        self.keeping.prepare(session);
         let mut asked = Asked::new(session.req_header().method.clone());
         let routed = self.route(session);
         let (answer, route) = match routed {
@@ -153,7 +154,9 @@ impl Gateway {
             Ok(Answer::Forward(forwarder)) => return Ok(Handled::Forward(forwarder)),
             Ok(Answer::Nobody) => Sent::client_left(),
             Err(error) => {
-                if !error.ends_connection() {
+                if error.ends_connection() {
+                    session.set_keepalive(None);
+                } else {
                     Box::pin(self.bodies.drain(session)).await;
                 }
                 let reply = self.refuse(error, route.as_deref());
@@ -219,17 +222,6 @@ impl Gateway {
             return Err(error.into_down());
         }
         Ok(Begun::new(session, asked, sent, position))
-    }
-
-    fn prepare(&self, session: &mut ServerSession) {
-        if session.get_keepalive().is_some() {
-            let seconds = self.keeping.idle_seconds();
-            let draining = self.server.draining.is_cancelled();
-            session.set_keepalive((!draining).then_some(seconds));
-        }
-        session.set_write_timeout(Some(self.write_timeout));
-        // What a client sends ahead belongs to its next request.
-        session.set_pipelining_enabled(true);
     }
 
     fn route(&self, session: &ServerSession) -> Result<&Arc<Route>, ServeError> {

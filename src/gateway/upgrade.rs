@@ -66,7 +66,8 @@ impl Forwarder {
         mut session: Box<ServerSession>,
     ) -> Option<ReusedHttpStream> {
         let _in_flight = self.route.enter();
-        self.keeping.apply(&mut session);
+        self.keeping.prepare(&mut session);
+        session.set_read_timeout(Some(self.keeping.body_timeout));
         let asked = Asked {
             head: session.req_header().clone(),
             client: session.client_addr().cloned(),

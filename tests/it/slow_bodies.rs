@@ -1,9 +1,10 @@
 //! Bodies that come slowly: they may take their time, but not the room that
-//! others wait for.
+//! others wait for. And bodies that never end.
 
 use crate::common::{Setup, assert_problem, unique, wait_until};
+use crate::reverse_proxy_upstream::{Upstream, proxy_with};
 use crate::tls_h2::{Answer, TlsServer};
-use std::io::Write;
+use std::io::{self, Write};
 
 /// A server with room for one large body.
 fn narrow() -> Setup {
@@ -101,4 +102,37 @@ fn a_body_that_trickles_over_http_2_gives_way_to_others() {
     assert_eq!((answer.status, &*answer.version), (503, "2"));
     assert!(String::from_utf8_lossy(&answer.body).contains("TOO_MANY_BODIES"));
     assert_eq!(tls.h2(&slow_target, &["--head"]).status, 404);
+}
+
+#[test]
+fn a_refused_body_that_never_ends_is_given_up() {
+    let upstream = Upstream::start(|_, peer| {
+        peer.send(b"HTTP/1.1 413 Payload Too Large\r\ncontent-length: 0\r\n\r\n")?;
+        // It hangs up.
+        Err(io::ErrorKind::Other.into())
+    });
+    let setup = Setup {
+        limits: "body_bytes_max = \"1KiB\"".to_owned(),
+        ..Setup::quick()
+    };
+    let mut server = proxy_with(&[upstream.url()], "", setup);
+    let begin = |target: &str| {
+        let mut connection = server.connect();
+        let head = format!(
+            "PUT {target} HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/plain\r\n\
+             transfer-encoding: chunked\r\n\r\n"
+        );
+        connection.send(head.as_bytes()).unwrap();
+        connection
+    };
+    let mut to_a_stream = begin(&unique("endless"));
+    let mut to_an_upstream = begin("/endless");
+    assert_eq!(to_an_upstream.response().unwrap().status, 413);
+    let chunk = [&b"1000\r\n"[..], &[b'x'; 4096], b"\r\n"].concat();
+    let mut going_on = vec![&mut to_a_stream, &mut to_an_upstream];
+    wait_until("they are given up", || {
+        going_on.retain_mut(|connection| connection.send(&chunk).is_ok());
+        going_on.is_empty()
+    });
+    server.assert_healthy();
 }
