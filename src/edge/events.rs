@@ -264,6 +264,10 @@ impl Source for Events {
     }
 
     fn keep_alive(&mut self) -> Result<(), LiveEnd<'static>> {
+        // An answer that is waited for may not come for long.
+        if self.reader.is_over() {
+            return Err(LiveEnd::StreamGone);
+        }
         Ok(())
     }
 

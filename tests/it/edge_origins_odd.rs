@@ -265,6 +265,36 @@ fn heartbeats_go_on_between_events_while_an_origin_is_slow() {
 }
 
 #[test]
+fn a_deletion_is_noticed_while_an_origin_is_slow() {
+    let gate = Gate::default();
+    let hung = gate.clone();
+    let origin = Upstream::start(move |call, peer| {
+        if call.method == "DELETE" {
+            return peer.send(b"HTTP/1.1 204 No Content\r\n\r\n");
+        }
+        if parameter(call, "offset") == Some("-1") {
+            return answer(peer, "0003", "", "one");
+        }
+        hung.wait();
+        Err(io::ErrorKind::Other.into())
+    });
+    let mut setup = Setup::quick();
+    setup.streams.push("sse_heartbeat = \"50ms\"".to_owned());
+    setup.streams.push("sse_recycle = \"1h\"".to_owned());
+    let edge = edge_with(&[origin.url()], "timeouts = { read = \"0\" }", setup);
+    let stream = unique("deleted-meanwhile");
+    let mut reader = edge.connect();
+    let target = format!("{stream}?offset=-1&live=sse");
+    reader.send_request("GET", &target, &[], b"").unwrap();
+    assert_eq!(reader.read_head().unwrap().status, 200);
+    while reader.read_chunk().unwrap().unwrap() != b": heartbeat\n\n" {}
+    assert_eq!(edge.call("DELETE", &stream, &[], b"").status, 204);
+    let heartbeats = (0..100).take_while(|_| reader.read_chunk().unwrap().is_some());
+    assert!(heartbeats.count() < 100);
+    gate.open();
+}
+
+#[test]
 fn a_poll_gets_what_a_stream_of_another_kind_has() {
     let origin = Setup::quick().start();
     let setup = Setup {
