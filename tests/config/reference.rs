@@ -147,3 +147,31 @@ fn each_key(table: &toml::Table, each: &mut dyn FnMut(&str)) {
         }
     }
 }
+
+/// The value of a setting of the unit of systemd, which has it once.
+fn of_the_unit(key: &str) -> String {
+    let unit = fs::read_to_string(repository("deploy/headwater.service")).unwrap();
+    let values = unit
+        .lines()
+        .filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    let [value] = values.collect::<Vec<_>>()[..] else {
+        panic!("{key} is not there once");
+    };
+    value.to_owned()
+}
+
+#[test]
+fn the_unit_of_systemd_suits_the_defaults() {
+    let config = parse(super::SITE).unwrap();
+    let open_files: usize = of_the_unit("LimitNOFILE").parse().unwrap();
+    assert_eq!(open_files, 2 * config.limits.connections_max + 512);
+    let stop_seconds: u64 = of_the_unit("TimeoutStopSec").parse().unwrap();
+    assert!(stop_seconds > config.shutdown_timeout.as_secs());
+    let data = of_the_unit("Environment");
+    let data_dir = data.strip_prefix("HEADWATER_DATA=").unwrap();
+    assert_eq!(data_dir, of_the_unit("WorkingDirectory"));
+    assert_eq!(
+        data_dir,
+        format!("/var/lib/{}", of_the_unit("StateDirectory"))
+    );
+}
