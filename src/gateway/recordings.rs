@@ -5,7 +5,7 @@ use super::session::{Answer, Asked, Gateway, mode};
 use crate::observe::metrics::Way;
 use crate::protocol::names;
 use crate::protocol::reply::Head;
-use crate::protocol::request::{self, Command};
+use crate::protocol::request::{self, Command, RequestError};
 use crate::recorder;
 use crate::serve::{Body, Reply, ServeError, Target};
 use crate::types::StreamPath;
@@ -40,7 +40,11 @@ impl Gateway {
             let body = Body::Empty;
             return Ok(Answer::Reply(Reply { head, body }));
         }
-        let command = request::parse(&request.method, Some(query), &request.headers)?;
+        let command = request::parse(&request.method, Some(query), &request.headers);
+        let command = command.map_err(|error| match error {
+            RequestError::Method(_) => ServeError::ReadOnly,
+            error => error.into(),
+        })?;
         asked.mode = mode(&command);
         match &command {
             Command::Read(_) => {

@@ -81,6 +81,20 @@ fn a_stream_that_is_no_recording_is_none_for_a_key() {
 }
 
 #[test]
+fn a_recording_says_which_methods_it_knows() {
+    let upstream = saying("", "data: one\n\n");
+    let server = recording(&upstream, "");
+    let answer = server.call("POST", "/sse/methods", &[], b"");
+    let url = answer.expect("stream-url").to_owned();
+    let target = &url[url.find("/_recordings").unwrap()..];
+    for method in ["PUT", "POST", "DELETE", "BREW"] {
+        let refused = server.call(method, target, &[], b"");
+        assert_eq!(assert_problem(&refused, 405), "METHOD_NOT_ALLOWED");
+        assert_eq!(refused.expect("allow"), "GET, HEAD, PATCH, OPTIONS");
+    }
+}
+
+#[test]
 fn an_id_that_is_not_ascii_is_found() {
     let upstream = saying("", "id: é1\ndata: 1\n\nid: é2\ndata: 2\n\nid: é3\n\n");
     let server = recording(&upstream, "");
