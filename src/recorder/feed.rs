@@ -10,7 +10,7 @@ use super::recording::{Asked, Recording, Started};
 use super::route::Route;
 use super::upstream::Response;
 use super::{Reader, RecordError, Recorder};
-use crate::log::{AppendError, Stream};
+use crate::log::{AppendError, ReadError, Stream};
 use crate::observe::metrics::{Held, Way};
 use crate::types::{Outcome, Position};
 use http::{HeaderValue, StatusCode, header};
@@ -278,11 +278,21 @@ impl Recorder {
         let Ok(view) = started.stream.view(self.clock.now_ms()) else {
             return Ok(None);
         };
-        let mut playback = Playback::new(self, started, Duration::ZERO, None);
-        playback.go_to(view.last_seal.max(view.earliest));
-        let mut search = LastIdSearch::new(&format!("{}.", recording.id));
-        playback.read_durable(|bytes| search.take(bytes)).await?;
-        Ok(search.found())
+        // Mostly it is near the end.
+        let mut from = view.last_seal.max(view.earliest);
+        loop {
+            let mut playback = Playback::new(self, started, Duration::ZERO, None);
+            playback.go_to(from);
+            let mut search = LastIdSearch::new(&format!("{}.", recording.id));
+            let read = playback.read_durable(|bytes| search.take(bytes)).await;
+            match (read, search.found()) {
+                (Ok(()), None) if from > view.earliest => from = view.earliest,
+                (Ok(()), found) => return Ok(found),
+                // It ages: nothing is written meanwhile.
+                (Err(ReadError::Trimmed { earliest }), _) if earliest > from => from = earliest,
+                (Err(error), _) => return Err(error.into()),
+            }
+        }
     }
 }
 

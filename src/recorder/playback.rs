@@ -26,6 +26,10 @@ const HEARTBEAT: &[u8] = b": heartbeat\n\n";
 /// So many bytes at once take of the memory for all that is sent.
 const LARGE_BYTES_MIN: usize = 64 * 1024;
 
+/// How often an event is looked for anew because the stream is trimmed meanwhile: where much comes
+/// and little is kept, that happens several times in a row.
+const SEARCHES_MAX: u32 = 16;
+
 /// A reader of a recording from some event on.
 pub struct Playback {
     log: Arc<Log>,
@@ -139,32 +143,47 @@ impl Playback {
     pub(super) async fn skip_behind(
         &mut self,
         event: &LastEvent,
-        earliest: Position,
+        mut earliest: Position,
     ) -> Result<(), ReadError> {
+        let begin = self.at;
+        for _ in 0..SEARCHES_MAX {
+            match self.search(event, earliest).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => break,
+                Err(ReadError::Trimmed { earliest: now }) => earliest = now,
+                Err(error) => return Err(error),
+            }
+        }
+        self.at = begin.max(earliest);
+        Ok(())
+    }
+
+    /// Goes behind an event, or to the earliest one in place of one of ours that was trimmed, and
+    /// says whether it has.
+    async fn search(&mut self, event: &LastEvent, earliest: Position) -> Result<bool, ReadError> {
         let (id, from) = match event {
             LastEvent::Ours(id) if id.position < earliest => {
                 self.at = earliest;
-                return Ok(());
+                return Ok(true);
             }
             LastEvent::Ours(id) => (id.to_string().into_bytes(), id.position),
             LastEvent::Theirs(id) => (id.clone(), earliest),
         };
         let mut seek = Seek::behind(&id);
-        let begin = std::mem::replace(&mut self.at, from);
+        self.at = from;
         while let Found::Bytes(mut bytes) = self.read().await? {
             let seen = seek.skip(&bytes);
             if seek.is_found() {
                 self.held = bytes.split_off(seen);
                 self.seek = Some(seek);
-                return Ok(());
+                return Ok(true);
             }
             // An id of ours names the append that it is in.
             if matches!(event, LastEvent::Ours(_)) {
                 break;
             }
         }
-        self.at = begin;
-        Ok(())
+        Ok(false)
     }
 
     /// Reads all that is durable from where it is.
