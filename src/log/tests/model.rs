@@ -286,7 +286,9 @@ impl Model {
         match judge(stream, append) {
             Err(refusal) => Outcome::NotAppended(refusal),
             Ok(duplicate) => {
-                if !duplicate {
+                if duplicate {
+                    stream.last_used_ms = now_ms;
+                } else {
                     apply(stream, append, now_ms);
                 }
                 let seq = append.producer.map(|stamp| stamp.seq);
