@@ -12,6 +12,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::IntoRawFd;
 use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use thiserror::Error;
@@ -105,7 +106,11 @@ fn check_unix(path: &Path) -> io::Result<()> {
         Ok(found) if !found.file_type().is_socket() => {
             Err(io::Error::other("something that is not a socket is there"))
         }
-        Ok(_) => Ok(()),
+        // What nobody listens on was left behind, and is replaced.
+        Ok(_) => match UnixStream::connect(path) {
+            Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
+            Err(_) => Ok(()),
+        },
         Err(_) => match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => std::fs::metadata(parent).map(drop),
             _ => Ok(()),
@@ -127,6 +132,18 @@ mod tests {
             .err()
             .unwrap();
         assert!(error.to_string().contains(&address.to_string()));
+    }
+
+    #[tokio::test]
+    async fn a_socket_is_taken_as_long_as_somebody_listens() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let taken = check_unix(&path).unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+        drop(listener);
+        assert!(path.exists());
+        check_unix(&path).unwrap();
     }
 
     #[tokio::test]
