@@ -110,7 +110,7 @@ impl Cutter {
     }
 
     fn lines(&mut self, full: &mut Vec<Batch>) -> Result<(), Failure> {
-        let rest = std::mem::take(&mut self.rest);
+        let mut rest = std::mem::take(&mut self.rest);
         let mut start = 0;
         while let Some(found) = memchr::memchr(b'\n', &rest[self.searched..]) {
             let end = self.searched + found;
@@ -118,7 +118,9 @@ impl Cutter {
             start = end + 1;
             self.searched = start;
         }
-        self.rest = rest[start..].to_vec();
+        // Where no line has ended, all of it stays where it is.
+        rest.drain(..start);
+        self.rest = rest;
         self.searched = self.rest.len();
         Ok(())
     }

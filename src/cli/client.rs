@@ -7,6 +7,7 @@ use clap::Args;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::redirect::Policy;
 use reqwest::{Body, Certificate, Response, Url};
 
 use super::failure::{Failure, Kind};
@@ -94,6 +95,8 @@ impl Server {
             .user_agent(concat!("headwater/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(SILENCE_MAX)
+            // An append that is sent on as a GET would look as if it had succeeded.
+            .redirect(Policy::none())
             .tcp_nodelay(true);
         if let Some(file) = &self.cacert {
             let name = file.display().to_string();

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, header};
 
 /// The exit codes, as the help shows them.
 pub(super) const EXIT_CODES: &str = "\
@@ -138,10 +138,16 @@ impl Failure {
             Kind::Unavailable if status.as_u16() == 429 => "the server asks for patience",
             Kind::Unavailable => "the server cannot answer",
             Kind::Unauthorized => "not authorized",
+            _ if status.is_redirection() => "the stream has another URL",
             _ => "unexpected answer",
         };
         let mut message = format!("{what} ({status})");
-        if let Some(explained) = explanation(body) {
+        let location = headers.get(header::LOCATION);
+        if status.is_redirection()
+            && let Some(Ok(location)) = location.map(|location| location.to_str())
+        {
+            let _ = write!(message, ": {location}");
+        } else if let Some(explained) = explanation(body) {
             let _ = write!(message, ": {explained}");
         }
         Self {
@@ -246,6 +252,15 @@ mod tests {
             .filter(|status| failure(*status).passing)
             .collect();
         assert_eq!(passing, [429, 500, 502, 503]);
+    }
+
+    #[test]
+    fn a_redirection_says_where_to() {
+        let there = HeaderValue::from_static("https://a.example/s");
+        let headers = HeaderMap::from_iter([(header::LOCATION, there)]);
+        let failure = Failure::answer(StatusCode::FOUND, &headers, b"moved");
+        assert!(failure.message.ends_with(": https://a.example/s"));
+        assert!(!failure.passing);
     }
 
     #[test]
