@@ -279,17 +279,21 @@ impl Recorder {
             return Ok(None);
         };
         // Mostly it is near the end.
-        let mut from = view.last_seal.max(view.earliest);
+        let mut earliest = view.earliest;
+        let mut from = view.last_seal.max(earliest);
         loop {
             let mut playback = Playback::new(self, started, Duration::ZERO, None);
             playback.go_to(from);
             let mut search = LastIdSearch::new(&format!("{}.", recording.id));
             let read = playback.read_durable(|bytes| search.take(bytes)).await;
             match (read, search.found()) {
-                (Ok(()), None) if from > view.earliest => from = view.earliest,
+                (Ok(()), None) if from > earliest => from = earliest,
                 (Ok(()), found) => return Ok(found),
                 // It ages: nothing is written meanwhile.
-                (Err(ReadError::Trimmed { earliest }), _) if earliest > from => from = earliest,
+                (Err(ReadError::Trimmed { earliest: now }), _) if now > from => {
+                    earliest = now;
+                    from = now;
+                }
                 (Err(error), _) => return Err(error.into()),
             }
         }
