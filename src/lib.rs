@@ -14,6 +14,7 @@ pub mod log;
 pub mod observe;
 pub mod protocol;
 pub mod recorder;
+pub mod secrets;
 pub mod serve;
 pub mod server;
 pub mod types;

@@ -6,8 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// What stands in its place where the configuration is shown.
-const REDACTED: &str = "[redacted]";
+use crate::secrets::REDACTED;
 
 /// A shorter one could be found by trying, by anybody who holds something that was signed with it.
 const SECRET_BYTES_MIN: usize = 16;

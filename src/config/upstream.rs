@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::secrets::{REDACTED, announced};
 use crate::units::{self, DurationText, SizeText};
 
 /// Makes the settings of a route that passes requests on to upstreams, with further settings of its
@@ -325,13 +326,26 @@ pub struct Rewrite {
 #[serde(default, deny_unknown_fields)]
 pub struct HeaderRules {
     /// Headers with the one value that they shall have.
+    #[serde(serialize_with = "without_secrets")]
     pub set: BTreeMap<String, String>,
 
     /// Headers with a value that they shall have besides others.
+    #[serde(serialize_with = "without_secrets")]
     pub add: BTreeMap<String, String>,
 
     /// The names of headers that are taken out.
     pub remove: Vec<String>,
+}
+
+/// What the configuration shows of headers: not the values of those that are named as secrets are.
+fn without_secrets<S: Serializer>(
+    headers: &BTreeMap<String, String>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(headers.iter().map(|(name, value)| {
+        let shown = announced(name).map_or(value.as_str(), |_| REDACTED);
+        (name, shown)
+    }))
 }
 
 /// By which headers an upstream is told who the client is.

@@ -7,8 +7,7 @@
 
 use std::borrow::Cow;
 
-/// What stands in a secret's place.
-pub const REDACTED: &str = "[redacted]";
+use crate::secrets::{Announced, REDACTED, announced};
 
 /// The query parameters whose values are logged: the protocol's, which hold no secret.
 const SHOWN_PARAMETERS: [&str; 3] = ["offset", "live", "cursor"];
@@ -16,25 +15,6 @@ const SHOWN_PARAMETERS: [&str; 3] = ["offset", "live", "cursor"];
 /// The most bytes of a shown parameter's value. Offsets and cursors are far shorter; a value that
 /// is longer is none of ours, and not worth a line of the log.
 const SHOWN_VALUE_BYTES: usize = 64;
-
-/// A name that contains one of these names a secret. In lower case, `-` written as `_`.
-const SECRET_STEMS: [&str; 12] = [
-    "authorization",
-    "cookie",
-    "signature",
-    "token",
-    "secret",
-    "password",
-    "passwd",
-    "passphrase",
-    "credential",
-    "api_key",
-    "apikey",
-    "access_key",
-];
-
-/// A name that is one of these names a secret, but they are also ordinary words.
-const SECRET_WORDS: [&str; 7] = ["token", "sig", "key", "auth", "jwt", "hmac", "pwd"];
 
 /// Begins a terminal's colour code.
 const ESCAPE: u8 = 0x1b;
@@ -44,8 +24,7 @@ const CREDENTIAL_MIN_BYTES: usize = 8;
 
 /// Whether `name`, of a header, a query parameter or a field, names a secret. Case does not matter.
 pub fn is_secret(name: &str) -> bool {
-    let name = normal(name);
-    has_stem(&name) || SECRET_WORDS.contains(&name.as_str())
+    announced(name).is_some()
 }
 
 /// What a log may show of a query string: the protocol's parameters with their values, secret ones
@@ -131,15 +110,11 @@ fn secret_after(line: &str, start: usize, end: usize) -> Option<(usize, usize)> 
     if word.eq_ignore_ascii_case("bearer") || word.eq_ignore_ascii_case("basic") {
         return credential(bytes, end);
     }
-    let name = normal(word);
-    let ordinary = SECRET_WORDS.contains(&name.as_str());
-    if !ordinary && !has_stem(&name) {
-        return None;
-    }
+    let announced = announced(word)?;
     let separator = end + dressing(&bytes[end..]);
     match bytes.get(separator)? {
         b'=' => value(bytes, separator + 1, bare),
-        b':' if ordinary => {
+        b':' if announced == Announced::Perhaps => {
             // "unexpected token: ;" is no secret, but `"token": …` is, and `token: "…"`.
             let quoted_name = bytes[end..separator].contains(&b'"');
             let found = value(bytes, separator + 1, header_text)?;
@@ -292,14 +267,6 @@ fn run(bytes: &[u8], wanted: impl Fn(u8) -> bool) -> usize {
         .iter()
         .position(|byte| !wanted(*byte))
         .unwrap_or(bytes.len())
-}
-
-fn normal(name: &str) -> String {
-    name.to_ascii_lowercase().replace('-', "_")
-}
-
-fn has_stem(normal_name: &str) -> bool {
-    SECRET_STEMS.iter().any(|stem| normal_name.contains(stem))
 }
 
 #[cfg(test)]

@@ -123,6 +123,14 @@ fn a_secret_is_never_shown() {
         assert!(!shown.contains("fedcba9876543210"), "{shown}");
         assert!(shown.contains("[redacted]"), "{shown}");
     }
+    let text = record(
+        "request_headers = { set = { Authorization = \"Bearer abc\", X-Version = \"2\" }, add = { X-Api-Key = \"def\" } }",
+    );
+    let shown = toml::to_string(&parse(&text).unwrap()).unwrap();
+    assert!(shown.contains("X-Version = \"2\""), "{shown}");
+    for secret in ["abc", "def"] {
+        assert!(!shown.contains(secret), "{shown}");
+    }
 }
 
 #[test]

@@ -96,7 +96,7 @@ fn secrets_are_taken_out_of_every_format() {
     for line in logged(LogFormat::Json, "trace", false, act).lines() {
         let line: Value = serde_json::from_str(line).unwrap();
         if line["message"] == "x" {
-            assert_eq!(line["token"], redact::REDACTED);
+            assert_eq!(line["token"], crate::secrets::REDACTED);
             assert_eq!(line["seen"], true);
         }
     }
