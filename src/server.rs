@@ -92,7 +92,8 @@ async fn run_on(config: Config, metrics: Arc<Metrics>) -> Result<(), RunError> {
     let stopped = stop_signal().map_err(RunError::Signals)?;
     let sites = config.site.iter().flat_map(|site| &site.listen);
     let addresses: BTreeSet<_> = sites.chain(&config.admin).collect();
-    let sockets = Sockets::bind(addresses.into_iter(), config.limits.unsent_bytes_max)?;
+    let addresses: Vec<_> = addresses.into_iter().collect();
+    let sockets = Sockets::bind(&addresses, config.limits.unsent_bytes_max)?;
     let bound = sockets.bound.clone();
     let fds = sockets.into_fds();
     let lifecycle = Arc::new(Lifecycle::default());

@@ -36,8 +36,7 @@ impl Listening {
         let recorder = Recorder::new(server, 1);
         let (stop, stopped) = watch::channel(false);
         let _on = world.runtime.enter();
-        let addresses = config.site.iter().flat_map(|site| &site.listen);
-        let sockets = Sockets::bind(addresses, 128 << 10).expect("a socket");
+        let sockets = Sockets::bind(&[&config.site[0].listen[0]], 128 << 10).expect("a socket");
         let address = sockets.bound[0].1.to_string();
         let fds = sockets.into_fds();
         let work = CancellationToken::new();

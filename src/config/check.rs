@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use tracing_subscriber::EnvFilter;
-
 use super::Config;
 use super::problem::Findings;
 use super::tree::{Node, Origin, Step};
@@ -72,11 +70,11 @@ impl Check<'_, '_> {
             let hint = "leave it out for one thread for each core";
             self.report(&steps!["threads"], "`threads` is 0", hint);
         }
-        if let Err(error) = EnvFilter::try_new(&config.logging.level) {
+        if let Err(error) = config.logging.levels() {
             self.report(
                 &steps!["logging", "level"],
-                format!("`level` is not understood: {error}"),
-                "write error, warn, info, debug or trace, or directives such as info,headwater::log=debug",
+                error.to_string(),
+                "write off, error, warn, info, debug or trace, or directives such as info,headwater::log=debug",
             );
         }
         if config.site.is_empty() && self.complete {

@@ -235,8 +235,13 @@ impl Check<'_, '_> {
         for (n, site) in config.site.iter().enumerate() {
             for (l, listen) in site.listen.iter().enumerate() {
                 let at = steps!["site", n, "listen", l];
-                if site.listen[..l].contains(listen) && !is_any_port(listen) {
-                    let message = format!("`{listen}` is there twice");
+                let before = site.listen[..l].iter();
+                if let Some(taken) = before.rev().find(|taken| overlap(taken, listen)) {
+                    let message = if taken == listen {
+                        format!("`{listen}` is there twice")
+                    } else {
+                        format!("`{listen}` and `{taken}` cannot both be listened at")
+                    };
                     self.report(&at, message, "leave one of them out");
                 }
                 if let Some(admin) = &config.admin
@@ -299,11 +304,8 @@ fn shared_host(ours: &[String], theirs: &[String]) -> Option<String> {
     Some(format!("the host {host}"))
 }
 
-fn is_any_port(listen: &Listen) -> bool {
-    matches!(listen, Listen::Tcp(address) if address.port() == 0)
-}
-
-/// Whether two listeners would be in each other's way.
+/// Whether two listeners would be in each other's way. `[::]` leaves IPv4 to who names it, and for
+/// port 0 the system chooses.
 fn overlap(a: &Listen, b: &Listen) -> bool {
     let (Listen::Tcp(a), Listen::Tcp(b)) = (a, b) else {
         return a == b;

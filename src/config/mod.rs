@@ -13,6 +13,7 @@ mod de;
 mod environment;
 mod listen;
 mod load;
+mod logging;
 mod origin;
 mod problem;
 mod proxy;
@@ -39,6 +40,7 @@ pub use compression::Compression;
 pub use environment::{Environment, OVERRIDE_PREFIX};
 pub use listen::{Listen, ListenError};
 pub use load::{AdminFlag, DevFlags};
+pub use logging::{Levels, LogFormat, Logging, WrongLevel};
 pub use origin::Origin;
 pub use problem::{ConfigError, Place, Problem, Problems};
 pub use proxy::Proxy;
@@ -229,42 +231,6 @@ pub enum Durability {
     Sync,
     /// A crash of the server, but not of the machine: it is with the operating system.
     Os,
-}
-
-/// What the server writes about itself, on standard error.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Logging {
-    /// How a line is written.
-    pub format: LogFormat,
-
-    /// The least level that is written (`error`, `warn`, `info`, `debug` or `trace`), or several
-    /// directives by module, such as `info,headwater::log=debug`.
-    pub level: String,
-
-    /// Whether each request is written down when it ends.
-    pub access: bool,
-}
-
-impl Default for Logging {
-    fn default() -> Self {
-        Self {
-            format: LogFormat::Human,
-            level: "info".to_owned(),
-            access: true,
-        }
-    }
-}
-
-/// How a line of the server's own log is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum LogFormat {
-    /// Text for people.
-    #[default]
-    Human,
-    /// One JSON object on each line, for machines.
-    Json,
 }
 
 /// Some addresses and host names, and what is served there.

@@ -6,7 +6,6 @@
 use crate::config::Listen;
 use parking_lot::Mutex;
 use pingora::server::{Fds, ListenFds};
-#[cfg(target_os = "linux")]
 use socket2::SockRef;
 use std::io;
 use std::net::SocketAddr;
@@ -39,17 +38,15 @@ pub struct Sockets {
 impl Sockets {
     /// Binds all addresses. It must run inside a Tokio runtime. `unsent_bytes_max` is what waits to
     /// be sent at most on each of their connections.
-    pub fn bind<'a>(
-        addresses: impl Iterator<Item = &'a Listen>,
-        unsent_bytes_max: u64,
-    ) -> Result<Self, BindError> {
+    pub fn bind(addresses: &[&Listen], unsent_bytes_max: u64) -> Result<Self, BindError> {
         let mut sockets = Self {
             fds: Fds::new(),
             bound: Vec::new(),
         };
-        for address in addresses {
+        for &address in addresses {
+            let only_v6 = addresses.iter().any(|other| is_v4_beside(other, address));
             let bound = sockets
-                .bind_one(address, unsent_bytes_max)
+                .bind_one(address, only_v6, unsent_bytes_max)
                 .map_err(|source| BindError {
                     address: address.clone(),
                     source,
@@ -59,10 +56,15 @@ impl Sockets {
         Ok(sockets)
     }
 
-    fn bind_one(&mut self, address: &Listen, unsent_bytes_max: u64) -> io::Result<Listen> {
+    fn bind_one(
+        &mut self,
+        address: &Listen,
+        only_v6: bool,
+        unsent_bytes_max: u64,
+    ) -> io::Result<Listen> {
         match address {
             Listen::Tcp(tcp) => {
-                let listener = bind_tcp(*tcp)?;
+                let listener = bind_tcp(*tcp, only_v6)?;
                 limit_unsent(&listener, unsent_bytes_max)?;
                 let bound = listener.local_addr()?;
                 self.fds.add(tcp.to_string(), listener.into_raw_fd());
@@ -79,11 +81,25 @@ impl Sockets {
     }
 }
 
-fn bind_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+/// Whether `other` takes the connections by IPv4 that `address`, at the same port, would take too.
+fn is_v4_beside(other: &Listen, address: &Listen) -> bool {
+    match (other, address) {
+        (Listen::Tcp(SocketAddr::V4(other)), Listen::Tcp(SocketAddr::V6(address))) => {
+            other.port() == address.port() && address.port() != 0
+        }
+        _ => false,
+    }
+}
+
+/// `[::]` is every address of IPv4 too, whatever the system's default, but for `only_v6`.
+fn bind_tcp(address: SocketAddr, only_v6: bool) -> io::Result<std::net::TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
+    if address.is_ipv6() {
+        SockRef::from(&socket).set_only_v6(only_v6)?;
+    }
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)?.into_std()
@@ -128,9 +144,7 @@ mod tests {
     async fn a_taken_address_is_an_error_at_once() {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = Listen::Tcp(taken.local_addr().unwrap());
-        let error = Sockets::bind([&address].into_iter(), UNSENT_BYTES)
-            .err()
-            .unwrap();
+        let error = Sockets::bind(&[&address], UNSENT_BYTES).err().unwrap();
         assert!(error.to_string().contains(&address.to_string()));
     }
 
@@ -147,9 +161,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn every_address_is_both_families_where_the_other_is_not_listened_at() {
+        let Ok(both) = bind_tcp("[::]:0".parse().unwrap(), false) else {
+            return; // No IPv6 here.
+        };
+        let v6 = both.local_addr().unwrap();
+        let v4 = SocketAddr::from(([127, 0, 0, 1], v6.port()));
+        std::net::TcpStream::connect(v4).unwrap();
+        drop(both);
+        let (v4, v6) = (Listen::Tcp(v4), Listen::Tcp(v6));
+        Sockets::bind(&[&v6, &v4], UNSENT_BYTES).unwrap();
+    }
+
+    #[tokio::test]
     async fn port_0_becomes_a_port() {
         let address: Listen = "127.0.0.1:0".parse().unwrap();
-        let sockets = Sockets::bind([&address].into_iter(), UNSENT_BYTES).unwrap();
+        let sockets = Sockets::bind(&[&address], UNSENT_BYTES).unwrap();
         assert_ne!(sockets.bound[0].1, address);
     }
 
@@ -169,6 +196,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         std::fs::write(&path, "precious").unwrap();
-        assert!(Sockets::bind([&Listen::Unix(path)].into_iter(), UNSENT_BYTES).is_err());
+        assert!(Sockets::bind(&[&Listen::Unix(path)], UNSENT_BYTES).is_err());
     }
 }

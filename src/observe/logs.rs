@@ -12,7 +12,7 @@ use std::sync::Arc;
 use prometheus::IntCounter;
 use thiserror::Error;
 use tracing::{Level, Metadata, Subscriber};
-use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::filter::{EnvFilter, ParseError};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -21,13 +21,7 @@ use tracing_subscriber::{Layer, fmt, registry};
 use self::json::JsonLines;
 use super::sink::{Sink, Weight};
 use super::{access, redact};
-use crate::config::{LogFormat, Logging};
-
-/// The level when none is configured.
-pub const DEFAULT_LEVEL: &str = "info";
-
-/// The words that are a level by themselves.
-const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+use crate::config::{LogFormat, Logging, WrongLevel};
 
 /// Libraries whose lines below `warn` are about their own workings. A directive that names one of
 /// them goes before this.
@@ -36,12 +30,12 @@ const NOISY: [&str; 6] = ["pingora", "h2", "hyper", "reqwest", "rustls", "tower"
 /// Why logging could not be started.
 #[derive(Debug, Error)]
 pub enum LogError {
-    /// The level is not one, nor a list of directives.
-    #[error(
-        "\"{0}\" is not a log level: it is one of off, error, warn, info, debug, trace, or \
-         directives like \"info,headwater::access=off\""
-    )]
-    Level(String),
+    /// The level is none.
+    #[error(transparent)]
+    Level(#[from] WrongLevel),
+    /// The directives cannot be used together.
+    #[error("the levels of the log cannot be used: {0}")]
+    Directives(#[from] ParseError),
     /// Something in this process logs already.
     #[error("logging was already started in this process")]
     Started,
@@ -67,9 +61,7 @@ impl Drop for Logs {
 }
 
 /// Starts logging to stderr, once for the process: in colours when it is a terminal and `NO_COLOR`
-/// is not set. The level is one, or a list of directives of `tracing`'s `EnvFilter`; empty, it is
-/// [`DEFAULT_LEVEL`]. Lines that must be dropped are counted in `dropped`
-/// (`Metrics::dropped_log_lines`).
+/// is not set. Lines that must be dropped are counted in `dropped` (`Metrics::dropped_log_lines`).
 pub fn init(logging: &Logging, dropped: IntCounter) -> Result<Logs, LogError> {
     let filter = filter(logging)?;
     let sink = Sink::start(io::stderr(), dropped).map_err(LogError::Thread)?;
@@ -82,11 +74,6 @@ pub fn init(logging: &Logging, dropped: IntCounter) -> Result<Logs, LogError> {
         .try_init()
         .map_err(|_| LogError::Started)?;
     Ok(logs)
-}
-
-/// Whether [`init`] would take the level, for a configuration that is only checked.
-pub fn check(logging: &Logging) -> Result<(), LogError> {
-    filter(logging).map(|_| ())
 }
 
 /// What formats lines and hands them to `output`.
@@ -107,43 +94,24 @@ where
     registry().with(filter).with(lines)
 }
 
-/// Parses the level, and quietens the [`NOISY`] libraries unless it names them.
+/// What reaches the log: by the configured level, with the [`NOISY`] libraries quiet unless it names
+/// them.
 fn filter(logging: &Logging) -> Result<EnvFilter, LogError> {
-    let level = &logging.level;
-    let wrong = || LogError::Level(level.clone());
-    let mut base = DEFAULT_LEVEL.to_owned();
-    let mut directives = Vec::new();
-    for directive in level.split(',').map(str::trim) {
-        if directive.is_empty() {
-            continue;
-        }
-        if directive.contains(['=', '[']) {
-            directives.push(directive.to_owned());
-            continue;
-        }
-        // `EnvFilter` takes any other word for the name of a target, so that "inof" would silence
-        // everything without a word.
-        base = directive.to_ascii_lowercase();
-        if !LEVELS.contains(&base.as_str()) {
-            return Err(wrong());
-        }
-    }
-    let quiet = match base.as_str() {
-        "off" | "error" => base.as_str(),
+    let levels = logging.levels()?;
+    let quiet = match levels.base.as_str() {
+        base @ ("off" | "error") => base,
         _ => "warn",
     };
     let mut all: Vec<String> = NOISY
         .iter()
         .map(|library| format!("{library}={quiet}"))
         .collect();
-    all.extend(directives);
+    all.extend(levels.directives.into_iter().map(str::to_owned));
     if !logging.access {
         all.push(format!("{}=off", access::TARGET));
     }
-    all.push(base);
-    EnvFilter::builder()
-        .parse(all.join(","))
-        .map_err(|_| wrong())
+    all.push(levels.base);
+    Ok(EnvFilter::builder().parse(all.join(","))?)
 }
 
 /// Hands formatted lines to the sink.

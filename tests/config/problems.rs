@@ -202,7 +202,12 @@ fn values_out_of_range_are_found() {
         (
             "[logging]\nlevel = \"loud=very\"\n",
             "2:9",
-            "`level` is not understood",
+            "`loud=very` is not a level",
+        ),
+        (
+            "[logging]\nlevel = \"warning\"\n",
+            "2:9",
+            "`warning` is not a level",
         ),
         ("[log]\nsegment_bytes = 1\n", "2:17", "too small"),
         ("[log]\nqueue_ops_max = 0\n", "2:17", "`queue_ops_max` is 0"),
@@ -330,6 +335,12 @@ fn addresses_that_conflict_are_found() {
         "[\"127.0.0.1:4437\", \"127.0.0.1:4437\"]",
     );
     assert_problem(&text, "3:29", "is there twice", "");
+    let text = SITE.replace(
+        "[\"127.0.0.1:4437\"]",
+        "[\"127.0.0.1:4437\", \"0.0.0.0:4437\"]",
+    );
+    assert_problem(&text, "3:29", "cannot both be listened at", "leave one");
+    parse(&SITE.replace("[\"127.0.0.1:4437\"]", "[\"0.0.0.0:4437\", \"[::]:4437\"]")).unwrap();
     // The system chooses a port for each of these.
     parse(&sites(
         "listen = [\"127.0.0.1:0\"]",

@@ -161,24 +161,6 @@ fn the_access_log_can_be_switched_off() {
     assert!(!text.contains("own access"), "{text}");
 }
 
-#[test]
-fn a_word_that_is_no_level_is_refused_with_a_reason() {
-    for wrong in [
-        "inof",
-        "headwater",
-        "info,nonsense",
-        "headwater=loud",
-        "=info",
-    ] {
-        let Err(error) = check(&logging(LogFormat::Human, wrong)) else {
-            panic!("{wrong} is taken");
-        };
-        assert!(matches!(error, LogError::Level(_)), "{error}");
-        assert!(error.to_string().contains(wrong), "{error}");
-        assert!(error.to_string().contains("error, warn, info"), "{error}");
-    }
-}
-
 /// The logger is the process's, so it is tried in a process of its own, with a real line of
 /// Pingora's that comes through the `log` crate.
 #[test]
