@@ -199,6 +199,13 @@ fn exit_codes_tell_failures_apart() {
         failed(&server, &["create", "s", "-t", "application/json"]).0,
         4
     );
+    let output = run(
+        &server,
+        &["create", "s", "text", "-t", "text/plain", "--closed"],
+    );
+    assert!(output.status.success());
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("is not appended"), "{told}");
     for usage in [
         &["append"][..],
         &["append", "s", "-H", "nonsense"],
@@ -252,6 +259,42 @@ fn an_overloaded_server_is_asked_again() {
         failed(&impatient, &["head", "s", "--retry-for", "30m"]).0,
         6
     );
+}
+
+#[test]
+fn an_outage_is_told() {
+    let server = Server::with_plan(|request| match request.number {
+        0 => Fault::Refuse(503, vec![("retry-after", "2")]),
+        _ => Fault::None,
+    });
+    server.create("s", "text/plain");
+    let output = run(&server, &["head", "s"]);
+    assert!(output.status.success());
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.ends_with("trying again for 1h\n"), "{told}");
+    assert_eq!(told.lines().count(), 1, "{told}");
+}
+
+#[test]
+fn a_redirection_is_not_followed_and_is_no_success() {
+    let server = Server::with_plan(|_| {
+        Fault::Refuse(302, vec![("location", "http://127.0.0.1:1/elsewhere")])
+    });
+    server.create("s", "text/plain");
+    for command in [
+        &["append", "s", "x", "-t", "text/plain"][..],
+        &["create", "t"],
+        &["close", "s"],
+        &["delete", "s"],
+        &["read", "s"],
+    ] {
+        let (code, complaint) = failed(&server, command);
+        assert_eq!(code, 1, "{command:?}: {complaint}");
+        assert!(
+            complaint.contains("http://127.0.0.1:1/elsewhere"),
+            "{complaint}"
+        );
+    }
 }
 
 #[test]

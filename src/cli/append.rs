@@ -173,7 +173,7 @@ impl Append {
         };
         if self.producer_id.is_some() && appending.duplicates > 0 {
             eprintln!(
-                "headwater: {} of {} batches had been appended before",
+                "headwater: {} of {} batches had been appended before, under the same numbers; if the input has changed since, take another --producer-id or a higher --epoch",
                 appending.duplicates, appending.batches
             );
         }
@@ -219,8 +219,11 @@ impl Appending {
                 accepted = self.producer.next(), if !self.producer.is_idle() => self.note(accepted?),
                 piece = input.next() => {
                     let Some(piece) = piece? else { break };
-                    for batch in cutter.push(&piece)? {
+                    for batch in cutter.push(&piece) {
                         self.send(batch, false).await?;
+                    }
+                    if cutter.is_refused() {
+                        break;
                     }
                     due = due.or(linger.map(|linger| Instant::now() + linger));
                 }
@@ -232,7 +235,10 @@ impl Appending {
                 }
             }
         }
-        self.last_batches(cutter.finish()?, close).await
+        let (batches, refused) = cutter.finish(linger.is_none());
+        let close = close && refused.is_none();
+        self.last_batches(batches, close).await?;
+        refused.map_or(Ok(()), Err)
     }
 
     /// Appends the batches that are left, and waits for all that are under way.

@@ -3,6 +3,8 @@
 //! Where a batch ends depends on the input alone, not on how it arrives: so whoever sends the same
 //! input again with the same producer sends the same batches, and the server knows them again.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
@@ -44,7 +46,12 @@ pub(super) struct Cutter {
     /// The batch in the making.
     body: Vec<u8>,
     input_bytes: u64,
+    /// The line with which it begins.
+    first_line: u64,
+    /// The line that is looked at.
     line: u64,
+    /// What is wrong with that line: nothing behind it is taken.
+    refused: Option<Failure>,
 }
 
 impl Cutter {
@@ -56,12 +63,19 @@ impl Cutter {
             searched: 0,
             body: Vec::new(),
             input_bytes: 0,
+            first_line: 0,
             line: 0,
+            refused: None,
         }
     }
 
+    /// Whether a line cannot be appended, so that the input ends before it.
+    pub(super) fn is_refused(&self) -> bool {
+        self.refused.is_some()
+    }
+
     /// Takes more of the input, and gives the batches that are full.
-    pub(super) fn push(&mut self, input: &[u8]) -> Result<Vec<Batch>, Failure> {
+    pub(super) fn push(&mut self, input: &[u8]) -> Vec<Batch> {
         let mut full = Vec::new();
         self.rest.extend_from_slice(input);
         match self.cut {
@@ -72,9 +86,9 @@ impl Cutter {
                     full.push(whole(std::mem::replace(&mut self.rest, after)));
                 }
             }
-            _ => self.lines(&mut full)?,
+            _ => self.lines(&mut full),
         }
-        Ok(full)
+        full
     }
 
     /// Gives what has gathered, without waiting for a full batch.
@@ -91,30 +105,43 @@ impl Cutter {
         })
     }
 
-    /// The input has ended: gives the batches that remain.
-    pub(super) fn finish(mut self) -> Result<Vec<Batch>, Failure> {
+    /// The input has ended: gives the batches that remain, and what is wrong with a line before
+    /// which it ended. Where batches are fixed, what has gathered before such a line is no batch:
+    /// when the line is mended, it becomes a part of another.
+    pub(super) fn finish(mut self, fixed: bool) -> (Vec<Batch>, Option<Failure>) {
         let rest = std::mem::take(&mut self.rest);
         let mut last = Vec::new();
-        if !rest.is_empty() {
+        if !rest.is_empty() && !self.is_refused() {
             match self.cut {
                 Cut::Whole | Cut::Pieces(_) => last.push(whole(rest)),
-                _ => self.one_line(&rest, &mut last)?,
+                _ => self.one_line(&rest, &mut last),
             }
         }
-        last.extend(self.flush());
-        Ok(last)
+        let mut end = self.line;
+        if self.is_refused() && fixed && !self.body.is_empty() {
+            end = self.first_line;
+        } else {
+            last.extend(self.flush());
+        }
+        let refused = self.refused.map(|failure| match end {
+            1 => Failure::usage(format!("{failure}; nothing is appended")),
+            _ => Failure::usage(format!("{failure}; what is before line {end} is appended")),
+        });
+        (last, refused)
     }
 
     fn is_array(&self) -> bool {
         matches!(self.cut, Cut::LinesAsJson | Cut::JsonLines)
     }
 
-    fn lines(&mut self, full: &mut Vec<Batch>) -> Result<(), Failure> {
+    fn lines(&mut self, full: &mut Vec<Batch>) {
         let mut rest = std::mem::take(&mut self.rest);
         let mut start = 0;
-        while let Some(found) = memchr::memchr(b'\n', &rest[self.searched..]) {
+        while !self.is_refused()
+            && let Some(found) = memchr::memchr(b'\n', &rest[self.searched..])
+        {
             let end = self.searched + found;
-            self.one_line(&rest[start..=end], full)?;
+            self.one_line(&rest[start..=end], full);
             start = end + 1;
             self.searched = start;
         }
@@ -122,39 +149,18 @@ impl Cutter {
         rest.drain(..start);
         self.rest = rest;
         self.searched = self.rest.len();
-        Ok(())
     }
 
     /// Takes one line, with its line break if it has one.
-    fn one_line(&mut self, line: &[u8], full: &mut Vec<Batch>) -> Result<(), Failure> {
+    fn one_line(&mut self, line: &[u8], full: &mut Vec<Batch>) {
         self.line += 1;
-        let text = line.strip_suffix(b"\n").unwrap_or(line);
-        match self.cut {
-            Cut::LinesAsJson => {
-                let text = text.strip_suffix(b"\r").unwrap_or(text);
-                let text = std::str::from_utf8(text)
-                    .map_err(|_| self.refuse("is not UTF-8, so it cannot be a JSON string"))?;
-                let string = serde_json::Value::from(text).to_string();
-                self.add(string.as_bytes(), line.len(), full);
+        match message(self.cut, line) {
+            Ok(Some(message)) => self.add(&message, line.len(), full),
+            Ok(None) => {}
+            Err(why) => {
+                self.refused = Some(Failure::usage(format!("line {} {why}", self.line)));
             }
-            Cut::JsonLines => {
-                let value = text.trim_ascii();
-                if value.is_empty() {
-                    return Ok(());
-                }
-                serde_json::from_slice::<&RawValue>(value)
-                    .map_err(|error| self.refuse(&format!("is not JSON: {error}")))?;
-                self.add(value, line.len(), full);
-            }
-            // A line that lacks its break gets one, so that the next append begins a line.
-            _ if text.len() == line.len() => self.add(&[line, b"\n"].concat(), line.len(), full),
-            _ => self.add(line, line.len(), full),
         }
-        Ok(())
-    }
-
-    fn refuse(&self, why: &str) -> Failure {
-        Failure::usage(format!("line {} {why}", self.line))
     }
 
     /// Puts a message into the batch; first gives the batch, if the message would make it too large.
@@ -163,12 +169,42 @@ impl Cutter {
         if self.body.len() + message.len() + separators > self.batch_bytes {
             full.extend(self.flush());
         }
+        if self.body.is_empty() {
+            self.first_line = self.line;
+        }
         if self.is_array() {
             self.body
                 .push(if self.body.is_empty() { b'[' } else { b',' });
         }
         self.body.extend_from_slice(message);
         self.input_bytes += input_bytes as u64;
+    }
+}
+
+/// What a line, with its line break if it has one, is as a message: nothing, if it is blank where
+/// lines are JSON. Or why it cannot be one.
+fn message(cut: Cut, line: &[u8]) -> Result<Option<Cow<'_, [u8]>>, String> {
+    let text = line.strip_suffix(b"\n").unwrap_or(line);
+    match cut {
+        Cut::LinesAsJson => {
+            let text = text.strip_suffix(b"\r").unwrap_or(text);
+            let text = std::str::from_utf8(text)
+                .map_err(|_| "is not UTF-8, so it cannot be a JSON string".to_owned())?;
+            let string = serde_json::Value::from(text).to_string();
+            Ok(Some(string.into_bytes().into()))
+        }
+        Cut::JsonLines => {
+            let value = text.trim_ascii();
+            if value.is_empty() {
+                return Ok(None);
+            }
+            serde_json::from_slice::<&RawValue>(value)
+                .map_err(|error| format!("is not JSON: {error}"))?;
+            Ok(Some(value.into()))
+        }
+        // A line that lacks its break gets one, so that the next append begins a line.
+        _ if text.len() == line.len() => Ok(Some([line, b"\n"].concat().into())),
+        _ => Ok(Some(line.into())),
     }
 }
 
@@ -202,7 +238,7 @@ pub(super) fn of_messages(
         })?;
         cutter.add(message.trim().as_bytes(), message.len(), &mut batches);
     }
-    batches.extend(cutter.finish()?);
+    batches.extend(cutter.flush());
     Ok(batches)
 }
 
@@ -212,25 +248,35 @@ mod tests {
 
     use super::*;
 
-    /// The bodies that the input makes when it arrives in pieces of `size`.
-    fn cut(
+    /// The bodies that the input makes when it arrives in pieces of `size`, and what is wrong with
+    /// it.
+    fn cut_until(
         cut: Cut,
         batch_bytes: usize,
         input: &[u8],
-        size: usize,
-    ) -> Result<Vec<String>, Failure> {
+        (size, fixed): (usize, bool),
+    ) -> (Vec<String>, Option<String>) {
         let mut cutter = Cutter::new(cut, batch_bytes);
         let mut batches = Vec::new();
         for piece in input.chunks(size) {
-            batches.extend(cutter.push(piece)?);
+            batches.extend(cutter.push(piece));
         }
-        batches.extend(cutter.finish()?);
+        let (last, refused) = cutter.finish(fixed);
+        batches.extend(last);
         let taken: u64 = batches.iter().map(|batch| batch.input_bytes).sum();
         assert!(taken <= input.len() as u64);
-        Ok(batches
+        let bodies = batches
             .iter()
             .map(|batch| String::from_utf8_lossy(&batch.body).into_owned())
-            .collect())
+            .collect();
+        (bodies, refused.map(|failure| failure.message))
+    }
+
+    /// The same of an input with which nothing is wrong.
+    fn cut(cut: Cut, batch_bytes: usize, input: &[u8], size: usize) -> Vec<String> {
+        let (bodies, refused) = cut_until(cut, batch_bytes, input, (size, true));
+        assert_eq!(refused, None);
+        bodies
     }
 
     #[test]
@@ -259,7 +305,7 @@ mod tests {
         ] {
             for size in [1, 3, 100] {
                 assert_eq!(
-                    cut(how, limit, input.as_bytes(), size).unwrap(),
+                    cut(how, limit, input.as_bytes(), size),
                     bodies,
                     "{how:?} {input:?}"
                 );
@@ -269,12 +315,38 @@ mod tests {
 
     #[test]
     fn a_bad_line_is_named() {
-        let error = cut(Cut::JsonLines, 100, b"1\n{\"a\"\n", 100).unwrap_err();
-        assert!(error.message.starts_with("line 2 is not JSON"), "{error}");
-        let error = cut(Cut::JsonLines, 100, b"1 2\n", 100).unwrap_err();
-        assert!(error.message.starts_with("line 1 is not JSON"), "{error}");
-        let error = cut(Cut::LinesAsJson, 100, b"\n\n\xff\n", 100).unwrap_err();
-        assert!(error.message.starts_with("line 3 is not UTF-8"), "{error}");
+        for (how, input, message) in [
+            (Cut::JsonLines, &b"1\n{\"a\"\n3\n"[..], "line 2 is not JSON"),
+            (Cut::JsonLines, b"1 2\n", "line 1 is not JSON"),
+            (Cut::JsonLines, b"1\n\n2\n{", "line 4 is not JSON"),
+            (Cut::LinesAsJson, b"\n\n\xff\n", "line 3 is not UTF-8"),
+        ] {
+            for size in [1, 100] {
+                let (_, refused) = cut_until(how, 100, input, (size, false));
+                let refused = refused.unwrap();
+                assert!(refused.starts_with(message), "{refused}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_before_a_bad_line_is_appended_or_told_from_it() {
+        let input = b"1\n2\n3\n\nx\n4\n";
+        for size in [1, 3, 100] {
+            let (bodies, refused) = cut_until(Cut::JsonLines, 5, input, (size, false));
+            assert_eq!(bodies, ["[1,2]", "[3]"]);
+            let refused = refused.unwrap();
+            assert!(refused.ends_with("before line 5 is appended"), "{refused}");
+
+            // The third line belongs to a batch that the fifth might have been in.
+            let (bodies, refused) = cut_until(Cut::JsonLines, 5, input, (size, true));
+            assert_eq!(bodies, ["[1,2]"]);
+            let refused = refused.unwrap();
+            assert!(refused.ends_with("before line 3 is appended"), "{refused}");
+        }
+        let (bodies, refused) = cut_until(Cut::JsonLines, 100, b"1\nx\n", (100, true));
+        assert!(bodies.is_empty());
+        assert!(refused.unwrap().ends_with("nothing is appended"));
     }
 
     #[test]
@@ -295,10 +367,10 @@ mod tests {
     #[test]
     fn what_has_gathered_can_be_had() {
         let mut cutter = Cutter::new(Cut::Lines, 100);
-        assert!(cutter.push(b"a\nb").unwrap().is_empty());
+        assert!(cutter.push(b"a\nb").is_empty());
         assert_eq!(cutter.flush().unwrap().body, "a\n");
         assert_eq!(cutter.flush(), None);
-        assert_eq!(cutter.finish().unwrap()[0].body, "b\n");
+        assert_eq!(cutter.finish(false).0[0].body, "b\n");
     }
 
     proptest! {
@@ -309,13 +381,13 @@ mod tests {
             size in 1_usize..20,
             how in prop_oneof![Just(Cut::Lines), Just(Cut::LinesAsJson), Just(Cut::Pieces(7))],
         ) {
-            let at_once = cut(how, limit, input.as_bytes(), 1000).unwrap();
-            prop_assert_eq!(cut(how, limit, input.as_bytes(), size).unwrap(), at_once);
+            let at_once = cut(how, limit, input.as_bytes(), 1000);
+            prop_assert_eq!(cut(how, limit, input.as_bytes(), size), at_once);
         }
 
         #[test]
         fn lines_keep_every_byte(input in "([a-c]{0,9}\n){0,9}", limit in 1_usize..20) {
-            prop_assert_eq!(cut(Cut::Lines, limit, input.as_bytes(), 7).unwrap().concat(), input);
+            prop_assert_eq!(cut(Cut::Lines, limit, input.as_bytes(), 7).concat(), input);
         }
     }
 }

@@ -126,6 +126,13 @@ pub(super) async fn create(
 ) -> Result<(), Failure> {
     // Creating the same stream again succeeds, so this can be tried again.
     let response = client.send_patiently(request, body, &mut patience).await?;
+    let created = response.status() == StatusCode::CREATED;
+    // After a lost answer, the stream may be there because this request has made it.
+    if !created && !body.is_empty() && !patience.is_tried() {
+        eprintln!(
+            "headwater: the stream is there already, and what was to be in it is not appended"
+        );
+    }
     if !json {
         return output::line(url.as_str());
     }
@@ -133,7 +140,7 @@ pub(super) async fn create(
     output::line(
         &serde_json::json!({
             "url": url.as_str(),
-            "created": response.status() == StatusCode::CREATED,
+            "created": created,
             "content_type": headers.content_type,
             "next_offset": headers.next_offset,
             "closed": headers.closed,

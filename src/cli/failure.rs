@@ -6,6 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode, header};
+use rustls::{CertificateError, OtherError};
 
 /// The exit codes, as the help shows them.
 pub(super) const EXIT_CODES: &str = "\
@@ -116,14 +117,19 @@ impl Failure {
             let _ = write!(message, " to {}", url.origin().ascii_serialization());
         }
         let mut cause: &dyn Error = error;
+        let mut certificate = certificate_error(cause);
         while let Some(inner) = cause.source() {
             cause = inner;
+            certificate = certificate.or(certificate_error(cause));
         }
         let _ = write!(message, ": {cause}");
+        if let Some(certificate) = certificate {
+            let _ = write!(message, "; {}", advice(certificate));
+        }
         Self {
             kind: Kind::Unavailable,
             message,
-            passing: true,
+            passing: certificate.is_none(),
             retry_after: None,
         }
     }
@@ -163,12 +169,44 @@ impl Failure {
         Self::new(Kind::Other, format!("{what}: {error}"))
     }
 
+    /// Nobody reads standard output any more.
+    pub(super) fn output_closed() -> Self {
+        Self::new(Kind::OutputClosed, "nobody reads the output")
+    }
+
     /// Standard output could not be written.
     pub(super) fn output(error: &io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::BrokenPipe => Self::new(Kind::OutputClosed, "nobody reads the output"),
+            io::ErrorKind::BrokenPipe => Self::output_closed(),
             _ => Self::file("standard output", error),
         }
+    }
+}
+
+/// What is wrong with the server's certificate, if this error says so. I/O errors do not give what
+/// they wrap as their source.
+fn certificate_error<'a>(mut error: &'a (dyn Error + 'static)) -> Option<&'a CertificateError> {
+    while let Some(wrapped) = error.downcast_ref().and_then(io::Error::get_ref) {
+        error = wrapped;
+    }
+    match error.downcast_ref() {
+        Some(rustls::Error::InvalidCertificate(error)) => Some(error),
+        _ => None,
+    }
+}
+
+/// What can be done about a certificate that is not accepted.
+fn advice(error: &CertificateError) -> &'static str {
+    match error {
+        CertificateError::UnknownIssuer => {
+            "to trust who issued its certificate, give --cacert the issuer's certificate"
+        }
+        CertificateError::Other(OtherError(error))
+            if error.to_string().contains("CaUsedAsEndEntity") =>
+        {
+            "its certificate is one to issue others with (CA:TRUE), which a server cannot have: make it another, issued by this one or with CA:FALSE"
+        }
+        _ => "its certificate is not accepted",
     }
 }
 

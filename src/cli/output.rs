@@ -1,6 +1,10 @@
 //! What the commands write on standard output.
 
 use std::io::{self, Write};
+use std::os::fd::AsFd as _;
+
+use tokio::io::Interest;
+use tokio::net::unix::pipe::Sender;
 
 use super::failure::Failure;
 
@@ -18,6 +22,17 @@ pub(super) fn text(text: &str) -> Result<(), Failure> {
     out.write_all(text.as_bytes())
         .and_then(|()| out.flush())
         .map_err(|error| Failure::output(&error))
+}
+
+/// Returns when nobody reads standard output any more. Where that cannot be told, as of a file, never.
+pub(super) async fn closed() {
+    let out = io::stdout().as_fd().try_clone_to_owned();
+    // Unchecked, because checked it would make the pipe one that does not block, for all who have it.
+    if let Ok(out) = out.and_then(Sender::from_owned_fd_unchecked) {
+        let _ = out.ready(Interest::ERROR).await;
+    } else {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// What of a stream is written, and how.

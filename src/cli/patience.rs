@@ -1,21 +1,29 @@
 //! How long a command goes on trying, and how it waits in between.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rand::Rng as _;
 
 use super::failure::Failure;
+use crate::units::format_duration;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
-/// The patience for one request: it ends some time after the first failure in a row.
+/// What passes sooner is not worth a word.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// The patience for one request: it ends some time after the first failure in a row. When that takes
+/// longer than a second, it is told on standard error, once for all clones.
 #[derive(Debug, Clone)]
 pub(super) struct Patience {
     /// `None`: it never ends.
     limit: Option<Duration>,
     failing_since: Option<Instant>,
     failures: u32,
+    is_told: Arc<AtomicBool>,
 }
 
 impl Patience {
@@ -24,6 +32,7 @@ impl Patience {
             limit,
             failing_since: None,
             failures: 0,
+            is_told: Arc::default(),
         }
     }
 
@@ -36,6 +45,7 @@ impl Patience {
     pub(super) fn renew(&mut self) {
         self.failing_since = None;
         self.failures = 0;
+        self.is_told.store(false, Ordering::Relaxed);
     }
 
     /// Whether the last attempt failed.
@@ -53,11 +63,18 @@ impl Patience {
         let since = *self.failing_since.get_or_insert_with(Instant::now);
         let pause = backoff(self.failures, rand::rng().random_range(0.5..1.0));
         let pause = pause.max(failure.retry_after.unwrap_or_default());
-        if self
-            .limit
-            .is_some_and(|limit| since.elapsed() + pause > limit)
-        {
+        let failing = since.elapsed() + pause;
+        if self.limit.is_some_and(|limit| failing > limit) {
             return Err(failure);
+        }
+        if failing > QUIET && !self.is_told.swap(true, Ordering::Relaxed) {
+            let until = self
+                .limit
+                .map(|limit| format!(" for {}", format_duration(limit)));
+            eprintln!(
+                "headwater: {failure}; trying again{}",
+                until.unwrap_or_default()
+            );
         }
         self.failures = self.failures.saturating_add(1);
         tokio::time::sleep(pause).await;

@@ -129,6 +129,7 @@ impl Sending {
             let answer = self.target.client.send(&request, Body::wrap(body)).await;
             let failure = match answer {
                 Ok(response) if response.status().is_success() => {
+                    patience.renew();
                     return self.accepted(&response, &sent);
                 }
                 Ok(response) if is_gap(&response) && before < self.seq => {

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::client::{Server, StreamHeaders};
 use super::failure::{Failure, Kind};
-use super::output::Writer;
+use super::output::{self, Writer};
 use super::read::{Mode, Reader};
 use crate::protocol::event_stream::{Event, Parser};
 
@@ -76,6 +76,14 @@ type Out = Writer<BufWriter<StdoutLock<'static>>>;
 
 impl Tail {
     pub(super) async fn run(self) -> Result<(), Failure> {
+        // A stream may be silent for long after whoever reads the output has left.
+        tokio::select! {
+            done = self.follow() => done,
+            () = output::closed() => Err(Failure::output_closed()),
+        }
+    }
+
+    async fn follow(self) -> Result<(), Failure> {
         let mut reader = Reader::new(&self.server, &self.stream, &self.offset)?;
         // What there is comes first. From `now` that is nothing, but it tells the offset, without
         // which a connection lost at once could not be taken up again.

@@ -66,7 +66,13 @@ fn every_way_of_appending_keeps_its_messages() {
     server.create("9", "application/json");
     let output = with_input(&server, &["append", "9", "--jsonl"], b"1\n2\nthree\n");
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("line 3 is not JSON"));
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(complaint.contains("line 3 is not JSON"), "{complaint}");
+    assert!(
+        complaint.contains("what is before line 3 is appended"),
+        "{complaint}"
+    );
+    assert_eq!(server.content("9").0, ["1", "2"]);
     server.create("10", "text/plain");
     assert_eq!(
         with_input(&server, &["append", "10"], b"").status.code(),

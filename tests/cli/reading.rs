@@ -1,5 +1,6 @@
 //! Reading and following: nothing is lost and nothing doubled, whatever goes wrong.
 
+use std::io::{BufRead as _, BufReader};
 use std::process::Child;
 
 use super::faulty::{Fault, Request, Server};
@@ -99,6 +100,21 @@ fn following_from_now_skips_what_was_before() {
     server.wait_for_requests(2);
     let output = follow(&server, tail, &["\"after\"".to_owned()]);
     assert_eq!(output, "\"after\"\n");
+}
+
+#[test]
+fn following_ends_when_nobody_reads_the_output() {
+    let server = Server::start();
+    server.create("s", "application/json");
+    server.push("s", b"1");
+    let mut tail = headwater(&server, &["tail", "s", "--offset", "-1"])
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(tail.stdout.take().unwrap());
+    output.read_line(&mut String::new()).unwrap();
+    drop(output);
+    // Nothing comes any more that could not be written.
+    assert!(tail.wait().unwrap().success());
 }
 
 #[test]
