@@ -6,5 +6,7 @@ use std::process::ExitCode;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    headwater::cli::main(|config| headwater::server::run(config).map_err(Into::into))
+    headwater::cli::main(|config, hangup| {
+        headwater::server::run(config, hangup).map_err(Into::into)
+    })
 }

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::descriptors::{self, TooFewFiles};
 use crate::edge::Edge;
 use crate::edge::cache::{Cache, OpenError};
-use crate::gateway::{self, Connections, Sockets};
+use crate::gateway::{self, Certificates, Connections, Sockets};
 use crate::log::rocks::Rocks;
 use crate::log::{self, Log};
 use crate::observe::admin::{self, CheckpointError, Parts, Readiness};
@@ -27,7 +27,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -62,14 +62,23 @@ pub enum RunError {
     Signals(io::Error),
 }
 
+/// What SIGHUP means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hangup {
+    /// The terminal is gone, so the server stops.
+    Stop,
+    /// The certificates are to be read again.
+    Reload,
+}
+
 /// Runs a server until SIGTERM or SIGINT, and stops it cleanly.
-pub fn run(mut config: Config) -> Result<(), RunError> {
+pub fn run(mut config: Config, hangup: Hangup) -> Result<(), RunError> {
     let metrics = Arc::new(Metrics::new());
     let _logs = logs::init(&config.logging, metrics.dropped_log_lines.clone())?;
     config.limits.connections_max = descriptors::connections_max(&config)?;
     let runtime = runtime(config.threads)?;
     let timeout = config.shutdown_timeout;
-    let outcome = runtime.block_on(run_on(config, metrics));
+    let outcome = runtime.block_on(run_on(config, metrics, hangup));
     // What still blocks after the time for a stop is left behind.
     runtime.shutdown_timeout(timeout.min(Duration::from_secs(1)));
     outcome
@@ -87,8 +96,9 @@ fn runtime(threads: Option<usize>) -> Result<Runtime, RunError> {
         .map_err(RunError::Threads)
 }
 
-async fn run_on(config: Config, metrics: Arc<Metrics>) -> Result<(), RunError> {
+async fn run_on(config: Config, metrics: Arc<Metrics>, hangup: Hangup) -> Result<(), RunError> {
     // Before anybody can connect: a stop is to be clean from then on.
+    let hung_up = signal(SignalKind::hangup()).map_err(RunError::Signals)?;
     let stopped = stop_signal().map_err(RunError::Signals)?;
     let sites = config.site.iter().flat_map(|site| &site.listen);
     let addresses: BTreeSet<_> = sites.chain(&config.admin).collect();
@@ -107,15 +117,19 @@ async fn run_on(config: Config, metrics: Arc<Metrics>) -> Result<(), RunError> {
     let stop_upstreams = CancellationToken::new();
     let edge = start_edge(&config, &server, &lifecycle, &stop_upstreams)?;
     let edge = edge.as_ref();
-    let services = gateway::services(&config, &server, &recorder, edge, &stop_upstreams)?;
-    let listeners = Listeners::start(services, &fds);
+    let listeners = gateway::listeners(&config, &server, &recorder, edge, &stop_upstreams)?;
+    let certificates = listeners.certificates;
+    let listeners = Listeners::start(listeners.services, &fds);
     let _ = lifecycle.opened.set((server.log.clone(), rocks));
     for (configured, bound) in &bound {
         let admin = config.admin.as_ref() == Some(configured);
         tracing::info!(address = %bound, admin, "listening");
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "headwater is ready");
-    stopped.await;
+    tokio::select! {
+        () = stopped => {}
+        () = at_hangups(hung_up, hangup, &certificates) => {}
+    }
     tracing::info!("stopping");
     lifecycle.stopping.store(true, Ordering::Release);
     let recordings = recorder.stop(config.shutdown_timeout.mul_f64(RECORDINGS_SHARE));
@@ -338,6 +352,27 @@ fn checkpoint(
     std::fs::create_dir_all(checkpoints).map_err(|error| failed(&error))?;
     rocks.checkpoint(&dir).map_err(|error| failed(&error))?;
     Ok(dir)
+}
+
+/// Returns at the first SIGHUP, or does at each what it is for.
+async fn at_hangups(mut hung_up: Signal, hangup: Hangup, certificates: &[Arc<Certificates>]) {
+    loop {
+        hung_up.recv().await;
+        if hangup == Hangup::Stop {
+            return;
+        }
+        // A few small files: not worth a thread.
+        let failed: Vec<_> = certificates.iter().flat_map(|one| one.reload()).collect();
+        for error in &failed {
+            tracing::error!(%error, "a certificate is not read again, and stays as it was");
+        }
+        if failed.is_empty() {
+            tracing::info!(
+                listeners = certificates.len(),
+                "the certificates are read again"
+            );
+        }
+    }
 }
 
 /// Returns at the signal to stop, which is received from this call on, not only while it is awaited.

@@ -40,8 +40,8 @@ impl Listening {
         let address = sockets.bound[0].1.to_string();
         let fds = sockets.into_fds();
         let work = CancellationToken::new();
-        let services = gateway::services(&config, server, &Arc::new(recorder), None, &work);
-        for mut service in services.expect("a service") {
+        let listeners = gateway::listeners(&config, server, &Arc::new(recorder), None, &work);
+        for mut service in listeners.expect("a listener").services {
             let (fds, stopped) = (fds.clone(), stopped.clone());
             tokio::spawn(async move { service.start_service(Some(fds), stopped, 1).await });
         }

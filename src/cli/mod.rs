@@ -26,9 +26,10 @@ use clap::{Parser, Subcommand};
 pub use failure::{Failure, Kind};
 
 use crate::config::Config;
+use crate::server::Hangup;
 
 /// What starts the server; it returns when the server has stopped.
-pub type Serve = fn(Config) -> Result<(), Box<dyn std::error::Error>>;
+pub type Serve = fn(Config, Hangup) -> Result<(), Box<dyn std::error::Error>>;
 
 /// HTTP streams that last: a server, and a client for any server of the Durable Streams protocol.
 #[derive(Debug, Parser)]

@@ -10,6 +10,7 @@ use super::{Cli, Serve, output};
 use crate::config::{
     AdminFlag, Config, ConfigError, DevFlags, Durability, Environment, Listen, schema,
 };
+use crate::server::Hangup;
 use crate::units::parse_duration;
 
 /// Serve streams on this machine, without a configuration file
@@ -66,7 +67,7 @@ impl Dev {
         };
         let config =
             Config::dev(&flags, &Environment::of_process()).map_err(|error| invalid(&error))?;
-        start(serve, config)
+        start(serve, config, Hangup::Stop)
     }
 }
 
@@ -93,7 +94,7 @@ impl File {
 
 impl Run {
     pub(super) fn run(self, serve: Serve) -> Result<(), Failure> {
-        start(serve, self.file.load()?)
+        start(serve, self.file.load()?, Hangup::Reload)
     }
 }
 
@@ -168,6 +169,6 @@ fn invalid(error: &ConfigError) -> Failure {
     })
 }
 
-fn start(serve: Serve, config: Config) -> Result<(), Failure> {
-    serve(config).map_err(|error| Failure::new(Kind::Other, error.to_string()))
+fn start(serve: Serve, config: Config, hangup: Hangup) -> Result<(), Failure> {
+    serve(config, hangup).map_err(|error| Failure::new(Kind::Other, error.to_string()))
 }

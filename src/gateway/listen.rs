@@ -4,7 +4,7 @@ use super::admission::Admission;
 use super::body::Bodies;
 use super::routes::{self, Building, Routes};
 use super::session::Gateway;
-use super::tls::{Tls, TlsError};
+use super::tls::{Certificates, Tls, TlsError};
 use crate::config::{Config, Listen};
 use crate::edge::Edge;
 use crate::recorder::Recorder;
@@ -40,15 +40,22 @@ pub enum ListenError {
     Upstream(#[from] UpstreamError),
 }
 
-/// The services of all listeners. They begin to listen when they are started; what they do beside
-/// that ends with `stop`.
-pub fn services(
+/// What listens, and what its connections are secured with.
+pub struct Listeners {
+    /// They begin to listen when they are started.
+    pub services: Vec<Service<Connections>>,
+    /// Those of each listener with TLS.
+    pub certificates: Vec<Arc<Certificates>>,
+}
+
+/// The services of all listeners. What they do beside listening ends with `stop`.
+pub fn listeners(
     config: &Config,
     server: &Arc<Server>,
     recorder: &Arc<Recorder>,
     edge: Option<&Arc<Edge>>,
     stop: &CancellationToken,
-) -> Result<Vec<Service<Connections>>, ListenError> {
+) -> Result<Listeners, ListenError> {
     let building = Building {
         limits: &config.limits,
         metrics: &server.metrics,
@@ -61,31 +68,30 @@ pub fn services(
     let addresses: BTreeSet<&Listen> = config.site.iter().flat_map(|site| &site.listen).collect();
     let admission = Arc::new(Admission::new(&config.limits, server.metrics.clone()));
     let bodies = Arc::new(Bodies::new(&config.limits));
-    addresses
-        .into_iter()
-        .map(|address| {
-            let routes = Routes::of_listener(&sites, address);
-            let (server, recorder) = (server.clone(), recorder.clone());
-            let gateway = Gateway::new(server, recorder, routes, bodies.clone(), &config.limits);
-            service(config, address, gateway, &admission)
-        })
-        .collect()
-}
-
-fn service(
-    config: &Config,
-    address: &Listen,
-    gateway: Gateway,
-    admission: &Arc<Admission>,
-) -> Result<Service<Connections>, ListenError> {
-    let app = Connections {
-        tls: tls(config, address, &gateway)?,
-        gateway: Arc::new(gateway),
-        admission: admission.clone(),
+    let mut listeners = Listeners {
+        services: Vec::new(),
+        certificates: Vec::new(),
     };
-    let mut service = Service::new(format!("gateway {address}"), app);
-    service.add_listener(listener(address));
-    Ok(service)
+    for address in addresses {
+        let certificates = certificates(config, address)?;
+        let tls = certificates
+            .clone()
+            .map(|certificates| Tls::new(certificates, &config.limits, server.metrics.clone()))
+            .transpose()?;
+        listeners.certificates.extend(certificates);
+        let routes = Routes::of_listener(&sites, address);
+        let (server, recorder) = (server.clone(), recorder.clone());
+        let gateway = Gateway::new(server, recorder, routes, bodies.clone(), &config.limits);
+        let connections = Connections {
+            gateway: Arc::new(gateway),
+            admission: admission.clone(),
+            tls,
+        };
+        let mut service = Service::new(format!("gateway {address}"), connections);
+        service.add_listener(listener(address));
+        listeners.services.push(service);
+    }
+    Ok(listeners)
 }
 
 fn listener(address: &Listen) -> ListenerConfig {
@@ -99,19 +105,18 @@ fn listener(address: &Listen) -> ListenerConfig {
     listener.l4_buffer(L4BufferSettings::new(READ_BUFFER_BYTES, WRITE_BUFFER_BYTES))
 }
 
-/// TLS with the certificates of all sites of a listener; `None` if it speaks in the clear.
-fn tls(config: &Config, address: &Listen, gateway: &Gateway) -> Result<Option<Tls>, TlsError> {
+/// The certificates of all sites of a listener; `None` if it speaks in the clear.
+fn certificates(config: &Config, address: &Listen) -> Result<Option<Arc<Certificates>>, TlsError> {
     let sites = config.site.iter();
     let certificates: Vec<_> = sites
         .filter(|site| site.listen.contains(address))
         .filter_map(|site| site.tls.as_ref())
-        .flat_map(|tls| &tls.certificates)
+        .flat_map(|tls| tls.certificates.iter().cloned())
         .collect();
     if certificates.is_empty() {
         return Ok(None);
     }
-    let metrics = gateway.server.metrics.clone();
-    Tls::new(certificates.into_iter(), &config.limits, metrics).map(Some)
+    Certificates::load(certificates).map(|loaded| Some(Arc::new(loaded)))
 }
 
 /// A client whose machine vanished is noticed by the probes; one that takes nothing is cut off by

@@ -30,8 +30,8 @@ mod unread;
 mod upgrade;
 mod wire;
 
-pub use listen::{Connections, ListenError, services};
+pub use listen::{Connections, ListenError, Listeners, listeners};
 pub use routes::Routes;
 pub use session::Gateway;
 pub use sockets::{BindError, Sockets};
-pub use tls::TlsError;
+pub use tls::{Certificates, TlsError};

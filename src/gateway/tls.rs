@@ -3,6 +3,7 @@
 
 use crate::config::{Certificate, Limits};
 use crate::observe::metrics::Metrics;
+use parking_lot::RwLock;
 use pingora::listeners::tls::{Acceptor, TlsSettings};
 use pingora::protocols::Stream;
 use pingora::protocols::l4::stream::Stream as Socket;
@@ -46,15 +47,14 @@ pub(super) struct Tls {
 }
 
 impl Tls {
-    pub(super) fn new<'a>(
-        certificates: impl Iterator<Item = &'a Certificate>,
+    pub(super) fn new(
+        certificates: Arc<Certificates>,
         limits: &Limits,
         metrics: Arc<Metrics>,
     ) -> Result<Self, TlsError> {
-        let resolver = Certificates::load(certificates)?;
         let mut settings = TlsSettings::intermediate("", "")
             .map_err(|error| TlsError::Settings(error.to_string()))?;
-        settings.set_cert_resolver(Arc::new(resolver));
+        settings.set_cert_resolver(certificates);
         settings.enable_h2();
         Ok(Self {
             acceptor: settings.build(),
@@ -81,23 +81,50 @@ impl Tls {
 
 /// The certificates of a listener.
 #[derive(Debug)]
-struct Certificates(Vec<Arc<CertifiedKey>>);
+pub struct Certificates(Vec<Loaded>);
+
+/// A certificate, as its files were when they were last read.
+#[derive(Debug)]
+struct Loaded {
+    files: Certificate,
+    key: RwLock<Arc<CertifiedKey>>,
+}
 
 impl Certificates {
-    fn load<'a>(certificates: impl Iterator<Item = &'a Certificate>) -> Result<Self, TlsError> {
-        let provider = ring::default_provider();
-        let load = |certificate| load(certificate, &provider).map(Arc::new);
-        certificates.map(load).collect::<Result<_, _>>().map(Self)
+    pub(super) fn load(certificates: Vec<Certificate>) -> Result<Self, TlsError> {
+        let load = |files: Certificate| {
+            let key = RwLock::new(Arc::new(load(&files)?));
+            Ok(Loaded { files, key })
+        };
+        certificates
+            .into_iter()
+            .map(load)
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 
-    fn for_name(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
+    /// Reads all files again, for the handshakes from now on. A certificate that cannot be used
+    /// stays as it was, and why is told.
+    pub fn reload(&self) -> Vec<TlsError> {
+        let reload = |loaded: &Loaded| {
+            let key = load(&loaded.files).map(Arc::new);
+            key.map(|key| *loaded.key.write() = key).err()
+        };
+        self.0.iter().filter_map(reload).collect()
+    }
+
+    fn for_name(&self, name: &str) -> Option<Arc<CertifiedKey>> {
         let name = ServerName::try_from(name).ok()?;
-        self.0.iter().find(|certified| {
+        self.keys().find(|certified| {
             certified.end_entity_cert().is_ok_and(|end_entity| {
                 ParsedCertificate::try_from(end_entity)
                     .is_ok_and(|parsed| verify_server_name(&parsed, &name).is_ok())
             })
         })
+    }
+
+    fn keys(&self) -> impl Iterator<Item = Arc<CertifiedKey>> {
+        self.0.iter().map(|loaded| loaded.key.read().clone())
     }
 }
 
@@ -105,14 +132,11 @@ impl ResolvesServerCert for Certificates {
     /// The first certificate whose names fit; the first of all if none does, or none is asked for.
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let fitting = hello.server_name().and_then(|name| self.for_name(name));
-        fitting.or(self.0.first()).cloned()
+        fitting.or_else(|| self.keys().next())
     }
 }
 
-fn load(
-    certificate: &Certificate,
-    provider: &rustls::crypto::CryptoProvider,
-) -> Result<CertifiedKey, TlsError> {
+fn load(certificate: &Certificate) -> Result<CertifiedKey, TlsError> {
     let Certificate { cert, key } = certificate;
     let pem = |path: &PathBuf| {
         let path = path.clone();
@@ -125,7 +149,8 @@ fn load(
         return Err(TlsError::Empty { path: cert.clone() });
     }
     let private = PrivateKeyDer::from_pem_file(key).map_err(pem(key))?;
-    CertifiedKey::from_der(chain, private, provider).map_err(|source| TlsError::Key {
+    let provider = ring::default_provider();
+    CertifiedKey::from_der(chain, private, &provider).map_err(|source| TlsError::Key {
         cert: cert.clone(),
         key: key.clone(),
         source,

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use super::{lines, numbers};
 
-/// `headwater dev`, as a process of its own.
+/// A server, as a process of its own.
 struct Dev {
     child: Child,
     /// Where it serves streams.
@@ -14,11 +14,39 @@ struct Dev {
 }
 
 impl Dev {
-    /// Starts it at `address`, and waits until it is ready.
+    /// Starts `headwater dev` at `address`, and waits until it is ready.
     fn start(data: &Path, address: &str) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_headwater"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_headwater"));
+        command
             .args(["dev", "--admin", "none", "--listen", address, "--data"])
-            .arg(data)
+            .arg(data);
+        Self::spawn(&mut command)
+    }
+
+    /// Starts `headwater run` with TLS and this certificate.
+    fn start_tls(data: &Path, certificate: &rcgen::Certificate, key: &rcgen::KeyPair) -> Self {
+        let file = |name: &str, text: String| {
+            let path = data.join(name);
+            std::fs::write(&path, text).unwrap();
+            path.display().to_string()
+        };
+        let config = format!(
+            "data_dir = '{}'\n[[site]]\nlisten = ['127.0.0.1:0']\n\
+             tls = {{ certificates = [{{ cert = '{}', key = '{}' }}] }}\n\
+             route = [{{ path = '/v1/stream/*', streams = {{}} }}]\n",
+            data.join("data").display(),
+            file("cert.pem", certificate.pem()),
+            file("key.pem", key.serialize_pem()),
+        );
+        let mut command = Command::new(env!("CARGO_BIN_EXE_headwater"));
+        command
+            .args(["run", "--config"])
+            .arg(file("headwater.toml", config));
+        Self::spawn(&mut command)
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let mut child = command
             .env("HEADWATER__LOGGING__FORMAT", "json")
             .stderr(Stdio::piped())
             .spawn()
@@ -160,4 +188,77 @@ fn a_crash_of_the_server_loses_and_doubles_nothing() {
             "{name}"
         );
     }
+}
+
+/// A certificate for 127.0.0.1 that signs itself, and its key.
+fn self_signed(is_ca: rcgen::IsCa) -> (rcgen::Certificate, rcgen::KeyPair) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    params.is_ca = is_ca;
+    (params.self_signed(&key).unwrap(), key)
+}
+
+#[test]
+fn a_certificate_that_is_not_accepted_is_explained_at_once() {
+    let authority = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    for (is_ca, trusted, advice) in [
+        (rcgen::IsCa::NoCa, false, Some("give --cacert")),
+        (rcgen::IsCa::ExplicitNoCa, true, None),
+        (authority, true, Some("(CA:TRUE)")),
+    ] {
+        let data = tempfile::tempdir().unwrap();
+        let (certificate, key) = self_signed(is_ca);
+        let server = Dev::start_tls(data.path(), &certificate, &key);
+        let url = format!("https://{}/v1/stream", server.address);
+        let file = data.path().join("cert.pem");
+        let cacert = ["--cacert", file.to_str().unwrap()];
+        let output = server
+            .command(&["create", "s", "--url", &url])
+            .args(cacert.iter().filter(|_| trusted))
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        let complaint = String::from_utf8(output.stderr).unwrap();
+        let Some(advice) = advice else {
+            assert!(output.status.success(), "{complaint}");
+            continue;
+        };
+        // Though it would go on trying for an hour.
+        assert_eq!(output.status.code(), Some(6), "{complaint}");
+        assert!(complaint.contains(advice), "{complaint}");
+    }
+}
+
+#[test]
+fn certificates_are_read_again_at_a_hangup() {
+    let data = tempfile::tempdir().unwrap();
+    let (certificate, key) = self_signed(rcgen::IsCa::ExplicitNoCa);
+    let server = Dev::start_tls(data.path(), &certificate, &key);
+    let url = format!("https://{}/v1/stream", server.address);
+    let file = |name: &str| data.path().join(name);
+    std::fs::copy(file("cert.pem"), file("old.pem")).unwrap();
+    let connects = |trusted: &str| {
+        let trusted = file(trusted);
+        let arguments = ["create", "s", "--url", &url, "--cacert"];
+        let mut command = server.command(&arguments);
+        command.arg(trusted).stderr(Stdio::null());
+        command.status().unwrap().success()
+    };
+    let hang_up = || {
+        let mut kill = Command::new("kill");
+        kill.args(["-HUP", &server.child.id().to_string()]);
+        assert!(kill.status().unwrap().success());
+    };
+    assert!(connects("old.pem"));
+
+    // Half of a pair is not used, and ends nothing.
+    let (renewed, key) = self_signed(rcgen::IsCa::ExplicitNoCa);
+    std::fs::write(file("cert.pem"), renewed.pem()).unwrap();
+    hang_up();
+    assert!(connects("old.pem"));
+
+    std::fs::write(file("key.pem"), key.serialize_pem()).unwrap();
+    hang_up();
+    while !connects("cert.pem") {}
+    assert!(!connects("old.pem"));
 }
