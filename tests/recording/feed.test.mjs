@@ -12,6 +12,7 @@ before(async () => {
   both = await startBoth((upstream) =>
     recordRoute(upstream, "/shared", "share = true")
     + recordRoute(upstream, "/idle", `share = true\nidle_stop = "300ms"`)
+    + recordRoute(upstream, "/brief", `share = true\nretention = { bytes = "64KiB" }`)
     + recordRoute(upstream, "/short", `share = true\nevent_ids = true\nretention = { bytes = "64KiB" }`)
     + recordRoute(upstream, "/feed", "share = true\nalways = true").replace("/feed/*", "/feed/kept").replace('strip_prefix = "/feed"', ""),
   { HEADWATER__LOG__SEGMENT_BYTES: "64KiB" })
@@ -73,6 +74,31 @@ test("a feed that nobody reads is left, and taken up again where it was", patien
   const second = await readFeed(url, 40, { "last-event-id": last })
   assertConsecutive([...numbers(first), ...numbers(second)])
   assert.equal((await both.upstream.calls(`GET /feed/${name}`)).calls, 2)
+})
+
+test("an upstream that gives ids rarely is told its last one, wherever that is", patience, async () => {
+  const name = randomUUID()
+  const url = `${both.server.url}/idle/feed/${name}?interval=2&ids=100000&size=2000`
+  // Four segments behind the only id.
+  await readFeed(url, 130)
+  await until(async () => (await both.upstream.calls(`GET /feed/${name}`)).cancelled === 1)
+  await readFeed(url, 1)
+  const call = await both.upstream.calls(`GET /feed/${name}`)
+  assert.equal(call.calls, 2)
+  assert.equal(call.headers["last-event-id"], "1")
+})
+
+test("a client whose event is looked for while the feed is trimmed is answered", patience, async () => {
+  const url = `${both.server.url}/brief/feed/${randomUUID()}?interval=1&size=8000`
+  const gone = new AbortController()
+  const stay = await fetch(url, { signal: gone.signal })
+  const drain = stay.body.pipeTo(new WritableStream()).catch(() => {})
+  const ask = async () => {
+    for (let n = 0; n < 50; n++) await readFeed(url, 1, { "last-event-id": "none" })
+  }
+  await Promise.all(Array.from({ length: 8 }, ask))
+  gone.abort()
+  await drain
 })
 
 test("an upstream that wants nobody back ends the answers of all clients", patience, async () => {

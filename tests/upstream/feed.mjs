@@ -7,6 +7,8 @@
 //   break_after=N  break it off instead
 //   last=N         end after event N, and answer who comes after it with 204
 //   since=start    from the first event on, where no Last-Event-ID says otherwise
+//   ids=N          only event 1 and each Nth behind it has an id
+//   size=BYTES     so many more bytes in each event
 
 import { breakOff, Writer } from "./io.mjs"
 
@@ -40,6 +42,8 @@ export class Feeds {
     }
     const dropAfter = n + number("drop_after", Infinity)
     const breakAfter = n + number("break_after", Infinity)
+    const ids = number("ids", 1)
+    const size = number("size", 0)
 
     const writer = new Writer(response)
     response.writeHead(200, { "content-type": "text/event-stream", "cache-control": "no-cache" })
@@ -47,7 +51,7 @@ export class Feeds {
     for (;;) {
       n++
       if (!(await writer.pause(n * feed.interval - age()))) return
-      if (!(await writer.write(feedEvent(name, n)))) return
+      if (!(await writer.write(feedEvent(name, n, { ids, size })))) return
       if (n >= dropAfter || n >= lastOfAll) return response.end()
       if (n >= breakAfter) {
         await writer.pause(50)
@@ -59,6 +63,8 @@ export class Feeds {
 }
 
 /** Event N of a feed. */
-export function feedEvent(name, n) {
-  return `id: ${n}\nevent: item\ndata: ${JSON.stringify({ feed: name, n })}\n\n`
+export function feedEvent(name, n, { ids = 1, size = 0 } = {}) {
+  const id = (n - 1) % ids === 0 ? `id: ${n}\n` : ""
+  const filler = size > 0 ? { filler: "x".repeat(size) } : {}
+  return `${id}event: item\ndata: ${JSON.stringify({ feed: name, n, ...filler })}\n\n`
 }
