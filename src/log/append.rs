@@ -11,7 +11,7 @@ use super::state::{
 use super::stream::{Sequenced, Stream};
 use super::{Log, ReadError, retention};
 use crate::hub::Run;
-use crate::types::{Lifetime, Position, ProducerStamp, StreamEnd, StreamId, StreamMeta, UnixMs};
+use crate::types::{Position, ProducerStamp, StreamEnd, StreamId, StreamMeta, UnixMs};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Instant;
@@ -140,10 +140,7 @@ impl Log {
             Ok(Verdict::Duplicate { highest_seq }) => {
                 let appended = appended(state, highest_seq, true);
                 // To its writer it is an append like any other.
-                stream.use_at(now_ms);
-                if matches!(state.meta.lifetime, Lifetime::Ttl { .. }) {
-                    self.streams.touched(stream);
-                }
+                self.touch_seen(stream, &state.meta, now_ms);
                 return Sequencing::Decided(ticket, Ok(appended));
             }
             Ok(Verdict::Accept) => {}

@@ -17,8 +17,8 @@ use crate::config::Durability;
 use crate::hub::Handover;
 use crate::observe::metrics::Metrics;
 use parking_lot::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -67,7 +67,8 @@ pub(super) struct Shared {
     filled: Condvar,
     bytes: Arc<Semaphore>,
     operations: Arc<Semaphore>,
-    failed: AtomicBool,
+    /// Why nothing more is written.
+    failure: OnceLock<KvError>,
     /// Streams with changes that were written and not synced when the store failed. They are held
     /// in memory as they were before, so that they are not loaded again.
     withheld: Mutex<Vec<Arc<Stream>>>,
@@ -96,7 +97,7 @@ impl Committer {
             filled: Condvar::new(),
             bytes: Arc::new(Semaphore::new(permits as usize)),
             operations: Arc::new(Semaphore::new(limits.ops_max.min(Semaphore::MAX_PERMITS))),
-            failed: AtomicBool::new(false),
+            failure: OnceLock::new(),
             withheld: Mutex::default(),
             durable: AtomicU64::new(0),
             committed_bytes: AtomicU64::new(0),
@@ -117,7 +118,7 @@ impl Committer {
     /// Waits for room for an operation with so many bytes of data.
     pub(super) async fn admit(&self, data_bytes: u64) -> Result<Room, CommitError> {
         let shared = &self.shared;
-        if shared.failed.load(Ordering::Acquire) {
+        if shared.has_failed() {
             return Err(CommitError::Failed);
         }
         let most = (self.limits.bytes_max / PERMIT_BYTES).max(1);
@@ -215,9 +216,9 @@ impl Committer {
         Writer::new(self.shared.clone())
     }
 
-    /// Whether a write has failed.
-    pub(super) fn failed(&self) -> bool {
-        self.shared.failed.load(Ordering::Acquire)
+    /// The write that has failed, if one has.
+    pub(super) fn failure(&self) -> Option<&KvError> {
+        self.shared.failure.get()
     }
 
     /// Operations that wait, and the bytes of room they took.
@@ -373,31 +374,37 @@ impl Shared {
 
     /// Whether nothing more is to come.
     pub(super) fn has_ended(&self) -> bool {
-        self.failed.load(Ordering::Acquire) || self.queue().stopped
+        self.has_failed() || self.queue().stopped
+    }
+
+    fn has_failed(&self) -> bool {
+        self.failure.get().is_some()
+    }
+
+    /// Nothing is written from now on.
+    fn fail(&self, error: &KvError) {
+        tracing::error!(%error, "a write failed: nothing more is written");
+        let _ = self.failure.set(error.clone());
     }
 
     /// Writes, unless a write has failed before.
     pub(super) fn apply(&self, writes: &[Write]) -> Result<(), KvError> {
-        if self.failed.load(Ordering::Acquire) {
+        if self.has_failed() {
             return Err(KvError("nothing more is written".into()));
         }
         if writes.is_empty() {
             return Ok(());
         }
-        self.kv.write(writes).inspect_err(|error| {
-            tracing::error!(%error, "a write failed: nothing more is written");
-            self.failed.store(true, Ordering::Release);
-        })
+        self.kv.write(writes).inspect_err(|error| self.fail(error))
     }
 
     /// Syncs and publishes a batch. Returns how long the sync took, if somebody waits for one.
     fn sync_batch(&self, batch: Vec<Queued>) -> Option<Duration> {
         let awaited = batch.iter().any(|queued| queued.operation.acknowledged);
-        let has_failed = || self.failed.load(Ordering::Acquire);
         // Somebody may have failed beside the queue since this was written.
-        let synced_in = (awaited && !has_failed()).then(|| self.sync());
+        let synced_in = (awaited && !self.has_failed()).then(|| self.sync());
         // After a failure also what nobody waits for: it may rest on what was lost.
-        if has_failed() {
+        if self.has_failed() {
             self.withhold(batch);
         } else {
             self.publish(batch);
@@ -412,8 +419,7 @@ impl Shared {
         let took = begun.elapsed();
         self.metrics.sync_seconds.observe(took.as_secs_f64());
         if let Err(error) = &synced {
-            tracing::error!(%error, "a sync failed: nothing more is written");
-            self.failed.store(true, Ordering::Release);
+            self.fail(error);
         }
         took
     }

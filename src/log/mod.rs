@@ -42,9 +42,9 @@ pub use stream::Stream;
 
 use crate::clock::Clock;
 use crate::config::LogConfig;
-use crate::hub::{HotBytes, View};
+use crate::hub::HotBytes;
 use crate::observe::metrics::Metrics;
-use crate::types::{Lifetime, Offset, Position, StreamId, StreamPath, UnixMs};
+use crate::types::{Lifetime, Offset, Position, StreamId, StreamMeta, StreamPath, UnixMs};
 use committer::Committer;
 use kv::{Kv, KvError};
 use load::Purpose;
@@ -133,28 +133,29 @@ impl Log {
     /// second, without a sync.
     pub fn touch(&self, stream: &Arc<Stream>) {
         if let Some(view) = stream.tail().view() {
-            self.touch_seen(stream, &view, self.clock.now_ms());
+            self.touch_seen(stream, &view.meta, self.clock.now_ms());
         }
     }
 
     /// The same for those who have just seen the stream.
-    pub fn touch_seen(&self, stream: &Arc<Stream>, view: &View, now_ms: UnixMs) {
+    pub fn touch_seen(&self, stream: &Arc<Stream>, meta: &StreamMeta, now_ms: UnixMs) {
         stream.use_at(now_ms);
-        if matches!(view.meta.lifetime, Lifetime::Ttl { .. }) {
+        if matches!(meta.lifetime, Lifetime::Ttl { .. }) {
             self.streams.touched(stream);
         }
     }
 
     /// Whether a write has failed: then the log only reads.
     pub fn failed(&self) -> bool {
-        self.committer.failed()
+        self.committer.failure().is_some()
     }
 
     /// Whether the log reads and writes. It blocks, if only for a moment: what it asks for is
     /// always in memory.
     pub fn check(&self) -> Result<(), KvError> {
-        if self.failed() {
-            return Err(KvError("a write failed; nothing more is written".into()));
+        if let Some(failure) = self.committer.failure() {
+            let told = format!("{}; nothing more is written", failure.0);
+            return Err(KvError(told));
         }
         self.kv.get(kv::Table::Meta, keys::FORMAT_KEY).map(drop)
     }

@@ -77,7 +77,7 @@ impl Server {
         let stream = self.log.stream_to_read(&target.path).await?;
         let now_ms = self.clock.now_ms();
         let view = stream.view(now_ms)?;
-        self.log.touch_seen(&stream, &view, now_ms);
+        self.log.touch_seen(&stream, &view.meta, now_ms);
         Ok((stream, view))
     }
 

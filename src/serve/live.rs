@@ -80,7 +80,8 @@ impl Server {
                 Some(Ok(false)) => return Err(ReadError::Gone.into()),
                 Some(Err(_)) if end < deadline => {
                     let now_ms = self.clock.now_ms();
-                    self.log.touch_seen(stream, &stream.view(now_ms)?, now_ms);
+                    self.log
+                        .touch_seen(stream, &stream.view(now_ms)?.meta, now_ms);
                 }
                 _ => return Ok(()),
             }
@@ -253,7 +254,7 @@ impl Source for LogSource {
         let now_ms = self.server.clock.now_ms();
         let view = self.stream.view(now_ms);
         let view = view.map_err(|_| LiveEnd::StreamGone)?;
-        self.server.log.touch_seen(&self.stream, &view, now_ms);
+        self.server.log.touch_seen(&self.stream, &view.meta, now_ms);
         Ok(())
     }
 
