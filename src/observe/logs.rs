@@ -27,6 +27,10 @@ use crate::config::{LogFormat, Logging, WrongLevel};
 /// them goes before this.
 const NOISY: [&str; 6] = ["pingora", "h2", "hyper", "reqwest", "rustls", "tower"];
 
+/// It says at the level error that a connection which was kept has ended meanwhile; another is made
+/// then. A directive that names Pingora lets it speak.
+const CRIES_WOLF: &str = "pingora_core::connectors";
+
 /// Why logging could not be started.
 #[derive(Debug, Error)]
 pub enum LogError {
@@ -106,6 +110,10 @@ fn filter(logging: &Logging) -> Result<EnvFilter, LogError> {
         .iter()
         .map(|library| format!("{library}={quiet}"))
         .collect();
+    let named = |directive: &&str| directive.starts_with("pingora");
+    if !levels.directives.iter().any(named) {
+        all.push(format!("{CRIES_WOLF}=off"));
+    }
     all.extend(levels.directives.into_iter().map(str::to_owned));
     if !logging.access {
         all.push(format!("{}=off", access::TARGET));

@@ -112,6 +112,7 @@ fn reached(level: &str) -> Vec<String> {
         info!(target: "pingora_core::server", "pingora info");
         warn!(target: "pingora_core::server", "pingora warn");
         error!(target: "pingora_core::server", "pingora error");
+        error!(target: "pingora_core::connectors", "pingora reuse");
         debug!(target: "h2::codec", "h2 debug");
     });
     text.lines()
@@ -142,9 +143,18 @@ fn libraries_are_quiet_unless_named() {
     assert!(reached("off").is_empty());
     assert_eq!(
         reached("info,headwater::access=off,pingora_core=info"),
-        ["own error", "pingora info", "pingora warn", "pingora error"]
+        [
+            "own error",
+            "pingora info",
+            "pingora warn",
+            "pingora error",
+            "pingora reuse"
+        ]
     );
-    assert_eq!(reached("off,pingora=error"), ["pingora error"]);
+    assert_eq!(
+        reached("off,pingora=error"),
+        ["pingora error", "pingora reuse"]
+    );
 }
 
 #[test]
