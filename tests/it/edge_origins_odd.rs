@@ -1,13 +1,15 @@
 //! Origins that say little, or say it late: an edge makes the best of it, and no reader hangs.
 
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use crate::common::http::EventStream;
 use crate::common::{Server, Setup, unique, wait_until};
 use crate::edge::{edge, edge_with, url, wait_until_followed};
 use crate::edge_incarnations::{Gate, answer, parameter};
+use crate::edge_live::poll;
 use crate::reverse_proxy_upstream::{Call, Peer, Upstream};
 
 /// The heads of events, and the first of them: the stream ends here.
@@ -315,4 +317,143 @@ fn a_poll_gets_what_a_stream_of_another_kind_has() {
     origin.create(&stream, "text/plain", b"hi");
     let polled = edge.call("GET", &target, &[], b"");
     assert_eq!((polled.status, &*polled.body), (200, &b"hi"[..]));
+}
+
+/// An origin that knows nothing of base64 for text, and answers long-polls.
+fn plain_origin() -> Upstream {
+    const BODIES: [&str; 3] = ["one\r\n", "two\r", "three\n"];
+    let answer = |status: &str, next: usize, body: &str, more: &str| {
+        format!(
+            "HTTP/1.1 {status}\r\ncontent-type: text/plain\r\nstream-next-offset: {next:04}\r\n\
+             stream-cursor: 7\r\n{more}content-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    Upstream::start(move |call, peer| {
+        let query = call.target.split_once('?').map_or("", |parts| parts.1);
+        let value = |name: &str| {
+            query
+                .split('&')
+                .find_map(|pair| pair.strip_prefix(name))
+                .unwrap_or("")
+        };
+        if value("live=") == "sse" {
+            peer.begin_chunked("text/event-stream")?;
+            return peer.chunk(b": nothing\n\n");
+        }
+        let up_to_date = "stream-up-to-date: true\r\n";
+        let at = value("offset=").parse().unwrap_or(0);
+        match (BODIES.get(at), value("live=")) {
+            (None, _) => {
+                let closed = "stream-closed: true\r\n";
+                if value("live=").is_empty() {
+                    return peer.send(answer("200 OK", at, "", closed).as_bytes());
+                }
+                let bodiless = answer("204 No Content", at, "", closed);
+                peer.send(bodiless.replace("content-length: 0\r\n", "").as_bytes())
+            }
+            (Some(_), "") => peer.send(answer("200 OK", at, "", up_to_date).as_bytes()),
+            (Some(body), _) => {
+                thread::sleep(Duration::from_millis(20));
+                peer.send(answer("200 OK", at + 1, body, up_to_date).as_bytes())
+            }
+        }
+    })
+}
+
+#[test]
+fn text_of_an_origin_without_exact_events_is_followed_by_long_polls() {
+    let origin = plain_origin();
+    let edge = edge(&[origin.url()], "");
+    let read = poll(&edge, &unique("plain"), "0000", false);
+    assert_eq!(String::from_utf8_lossy(&read), "one\r\ntwo\rthree\n");
+    let polls = origin.calls();
+    let polls = polls
+        .iter()
+        .filter(|call| call.target.contains("live=long-poll"));
+    assert!(polls.clone().count() >= 3);
+    assert!(polls.skip(1).any(|call| call.target.contains("cursor=7")));
+}
+
+/// An origin that first answers with data up to 0005, and then with `later`, whatever it is asked.
+fn odd_origin(later: &'static str) -> Upstream {
+    Upstream::start(move |call, peer| {
+        let first = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nstream-next-offset: 0005\r\ncontent-length: 5\r\n\r\nfirst";
+        let is_first = call.target.contains("offset=-1");
+        peer.send(if is_first { first } else { later }.as_bytes())?;
+        // A body that is too short is known to be so by its end.
+        Err(io::ErrorKind::ConnectionAborted.into())
+    })
+}
+
+#[test]
+fn what_brings_a_reader_no_farther_is_not_its_data() {
+    let page = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 5\r\n\r\nsorry";
+    let again = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nstream-next-offset: 0005\r\ncontent-length: 5\r\n\r\nfirst";
+    let before = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nstream-next-offset: 0003\r\ncontent-length: 3\r\n\r\nfir";
+    for later in [page, again, before] {
+        let origin = odd_origin(later);
+        let mut setup = Setup::quick();
+        setup.streams.push("sse_recycle = \"4s\"".to_owned());
+        let edge = edge_with(&[origin.url()], "", setup);
+        let target = format!("{}?offset=-1&live=sse", unique("odd"));
+        let mut events = EventStream::open(edge.address(), &target).unwrap();
+        let mut read = String::new();
+        while let Some((data, control)) = events.next_batch().unwrap() {
+            read.push_str(&data);
+            assert_eq!(control["streamNextOffset"], "0005", "{later}");
+        }
+        assert_eq!(read, "first", "{later}");
+        // Once or so a second, and not as often as it can.
+        assert!(origin.calls().len() < 50, "{later}");
+    }
+}
+
+/// An origin of text without exact events, whose first answer behind 0003 is coded though nobody asked
+/// for that, and whose long-polls do not wait until the gate is open.
+fn hasty_origin(gate: &Gate) -> Upstream {
+    let (gate, is_first) = (gate.clone(), AtomicBool::new(true));
+    Upstream::start(move |call, peer| match parameter(call, "offset") {
+        Some("-1") => answer(peer, "0003", "", "one"),
+        Some("0003") if is_first.swap(false, Ordering::Relaxed) => {
+            answer(peer, "0006", "content-encoding: gzip\r\n", "\x1f\x0b")
+        }
+        Some("0003") => answer(peer, "0006", "stream-up-to-date: true\r\n", "two"),
+        _ if parameter(call, "live") == Some("long-poll") && gate.is_open() => {
+            answer(peer, "0009", "stream-closed: true\r\n", "end")
+        }
+        _ if parameter(call, "live") == Some("long-poll") => {
+            peer.send(b"HTTP/1.1 204 No Content\r\nstream-next-offset: 0006\r\n\r\n")
+        }
+        _ => answer(peer, "0006", "stream-up-to-date: true\r\n", ""),
+    })
+}
+
+#[test]
+fn an_origin_that_codes_and_does_not_wait_is_borne_with() {
+    let gate = Gate::default();
+    let origin = hasty_origin(&gate);
+    let edge = edge(&[origin.url()], "");
+    let target = format!("{}?offset=-1&live=sse", unique("hasty"));
+    let mut events = EventStream::open(edge.address(), &target).unwrap();
+    for data in ["one", "two"] {
+        assert_eq!(events.next_batch().unwrap().unwrap().0, data);
+    }
+    thread::sleep(Duration::from_secs(2));
+    let polls = origin.calls().len();
+    gate.open();
+    assert_eq!(events.next_batch().unwrap().unwrap().0, "end");
+    // Ever less often, and not as often as it can.
+    assert!(polls < 60, "{polls}");
+}
+
+#[test]
+fn events_that_broke_off_do_not_look_complete() {
+    let cut = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nstream-next-offset: 0010\r\ncontent-length: 5\r\n\r\nse";
+    let origin = odd_origin(cut);
+    let edge = edge(&[origin.url()], "");
+    let target = format!("{}?offset=-1&live=sse", unique("cut"));
+    let mut events = EventStream::open(edge.address(), &target).unwrap();
+    assert_eq!(events.next_batch().unwrap().unwrap().0, "first");
+    assert!(events.next_batch().is_err());
 }
