@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::secret::masked;
 use super::tree::Origin;
 
 /// Why there is no configuration.
@@ -56,7 +57,7 @@ pub enum Place {
         column: usize,
         /// How many characters of the line it takes.
         width: usize,
-        /// The whole line.
+        /// The whole line, with secrets masked.
         text: String,
     },
     /// In the environment variable, or as the flag, of this name.
@@ -164,7 +165,7 @@ impl<'a> Findings<'a> {
             line: self.line(start),
             column,
             width: self.text[start..end].chars().count(),
-            text: text.to_owned(),
+            text: masked(text),
         }
     }
 
