@@ -123,8 +123,8 @@ impl Failure {
             certificate = certificate.or(certificate_error(cause));
         }
         let _ = write!(message, ": {cause}");
-        if let Some(certificate) = certificate {
-            let _ = write!(message, "; {}", advice(certificate));
+        if let Some(advice) = certificate.and_then(advice) {
+            let _ = write!(message, "; {advice}");
         }
         Self {
             kind: Kind::Unavailable,
@@ -196,17 +196,19 @@ fn certificate_error<'a>(mut error: &'a (dyn Error + 'static)) -> Option<&'a Cer
 }
 
 /// What can be done about a certificate that is not accepted.
-fn advice(error: &CertificateError) -> &'static str {
+fn advice(error: &CertificateError) -> Option<&'static str> {
     match error {
         CertificateError::UnknownIssuer => {
-            "to trust who issued its certificate, give --cacert the issuer's certificate"
+            Some("to trust who issued its certificate, give --cacert the issuer's certificate")
         }
         CertificateError::Other(OtherError(error))
             if error.to_string().contains("CaUsedAsEndEntity") =>
         {
-            "its certificate is one to issue others with (CA:TRUE), which a server cannot have: make it another, issued by this one or with CA:FALSE"
+            Some(
+                "its certificate is one to issue others with (CA:TRUE), which a server cannot have: make it another, issued by this one or with CA:FALSE",
+            )
         }
-        _ => "its certificate is not accepted",
+        _ => None,
     }
 }
 
