@@ -71,7 +71,7 @@ pub enum Hangup {
     Reload,
 }
 
-/// Runs a server until SIGTERM or SIGINT, and stops it cleanly.
+/// Runs a server until SIGTERM or SIGINT, or a SIGHUP that means so, and stops it cleanly.
 pub fn run(mut config: Config, hangup: Hangup) -> Result<(), RunError> {
     let metrics = Arc::new(Metrics::new());
     let _logs = logs::init(&config.logging, metrics.dropped_log_lines.clone())?;
